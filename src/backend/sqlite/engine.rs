@@ -45,29 +45,28 @@ impl SqliteEngine {
     }
 }
 
-/// The maximum number of unusable connections to close.
-const CLOSED: usize = 32;
-
 /// Begins a transaction.
 ///
 /// If the disk is full or fails, SQLite rolls back a transaction by itself. sqlx still regards its connection as being in
-/// the transaction and cannot begin another one.
+/// the transaction and cannot begin another one, so such connections are closed.
 pub(super) async fn begin(
     pool: &SqlitePool,
     statement: &'static str,
 ) -> Result<Transaction<'static, Sqlite>, SqlError> {
-    for _ in 0..CLOSED {
+    // The pool hands out its connections in turn.
+    let mut usable = Vec::new();
+    loop {
         match pool.begin_with(statement).await {
             Err(SqlError::InvalidSavePointStatement) => {
                 let connection = pool.acquire().await?;
-                if connection.is_in_transaction() {
-                    connection.close().await?;
+                match connection.is_in_transaction() {
+                    true => connection.close().await?,
+                    false => usable.push(connection),
                 }
             }
             begun => return begun,
         }
     }
-    Err(SqlError::InvalidSavePointStatement)
 }
 
 impl SqliteSession {
