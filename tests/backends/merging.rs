@@ -386,6 +386,13 @@ async fn damaged_record_is_set_aside<B: Backend>(
     assert!(totals.values().map(Totals::total).sum::<u64>() < intact.len() as u64);
     set_totals(b"\x01").await;
     assert_exact(other, &intact).await;
+    // Outdated ones are stored again.
+    execute("UPDATE keytally_caller_totals SET totals = NULL").await;
+    assert_exact(other, &intact).await;
+    one.merge().await.unwrap();
+    let outdated = "SELECT count(*) FROM keytally_caller_totals WHERE totals IS NULL";
+    assert_eq!(number(outdated).await, 0);
+    assert_exact(other, &intact).await;
 }
 
 fn hex(bytes: &[u8]) -> String {

@@ -165,25 +165,27 @@ COMMENT ON COLUMN §hours_by_outcome.response_bytes IS 'Bytes of response bodies
 CREATE TABLE §caller_totals (
     hours smallint NOT NULL,
     start timestamptz NOT NULL,
-    totals bytea NOT NULL,
+    totals bytea,
     PRIMARY KEY (hours, start)
 );
+CREATE INDEX ¶outdated_caller_totals ON §caller_totals (start) WHERE totals IS NULL;
 ALTER TABLE §caller_totals ALTER COLUMN totals SET STORAGE EXTERNAL;
 COMMENT ON TABLE §caller_totals IS 'The totals of all callers by outcome and cause, in each hour and each day (UTC).';
 COMMENT ON COLUMN §caller_totals.hours IS '1 for an hour, 24 for a day.';
 COMMENT ON COLUMN §caller_totals.start IS 'The start of the hour or the day.';
-COMMENT ON COLUMN §caller_totals.totals IS 'The totals in the format of rollup records.';
+COMMENT ON COLUMN §caller_totals.totals IS 'The totals in the format of rollup records. NULL if they are outdated.';
 
 CREATE INDEX ¶new_minutes_by_start ON §new_minutes (start);
 CREATE INDEX ¶new_hours_by_start ON §new_hours (start);
 CREATE INDEX ¶new_days_by_start ON §new_days (start);
--- Their totals can only be encoded by the background task.
-INSERT INTO §pruned (kind, before) SELECT 'no_totals', before FROM §pruned WHERE kind = 'merged_hours';
+-- The background task encodes them.
+INSERT INTO §caller_totals (hours, start)
+    SELECT DISTINCT 1, start FROM §hours_by_outcome UNION SELECT DISTINCT 24, start FROM §new_days;
 -- The histograms of caller 0 are those of all callers, one after the other.
 INSERT INTO §pruned (kind, before) SELECT 'not_compacted', now() FROM §new_hours LIMIT 1;
 COMMENT ON COLUMN §keys.last_used_at IS 'When the key was last used, or up to a minute earlier.';
 COMMENT ON TABLE §pruned IS 'How far rollups were merged and pruned.';
-COMMENT ON COLUMN §pruned.kind IS 'quarter_hours: rows by minute cover quarters of an hour. minutes: there are none. merged_hours, merged_days: there are all hours or days. pruned_hours: hours were deleted. hours: hours and days are being deleted. no_totals: there are no totals of callers. not_compacted: latency histograms are long.';
+COMMENT ON COLUMN §pruned.kind IS 'quarter_hours: rows by minute cover quarters of an hour. minutes: there are none. merged_hours, merged_days: there are all hours or days. pruned_hours: hours were deleted. hours: hours and days are being deleted. not_compacted: latency histograms are long.';
 
 -- Columns of the same width are adjacent, which saves padding.
 CREATE TABLE §new_requests (

@@ -37,7 +37,7 @@ use crate::usage::MergeBacklog;
 use self::add::add_ready;
 use self::collect::{Collected, GRACE, collect};
 pub(super) use self::merged::Merged;
-use self::outcomes::store_migrated_totals;
+use self::outcomes::store_outdated_totals;
 pub(super) use self::roll_up::roll_up;
 
 /// The time before the first pass.
@@ -47,8 +47,8 @@ const EVERY: Duration = Duration::from_secs(10);
 /// The same after failures.
 const EVERY_AFTER_FAILURES: Duration = Duration::from_secs(300);
 
-/// The number of migrated hours whose totals a pass stores.
-const MIGRATED_HOURS: usize = 100;
+/// The number of hours and days whose totals a pass stores.
+const OUTDATED_TOTALS: usize = 100;
 
 /// The background task that merges records while there are any.
 #[derive(Debug, Default)]
@@ -169,7 +169,7 @@ pub(super) async fn merge_passed<E: Engine>(engine: &Arc<E>, waits: bool) -> Res
     roll_up(&**engine, now.saturating_sub(GRACE), waits).await?;
     compact_migrated(&**engine).await?;
     // All at once would keep new records waiting.
-    let most = if waits { usize::MAX } else { MIGRATED_HOURS };
-    store_migrated_totals(&**engine, waits, most).await?;
+    let most = if waits { usize::MAX } else { OUTDATED_TOTALS };
+    store_outdated_totals(&**engine, waits, most).await?;
     Ok(all)
 }

@@ -3,12 +3,12 @@
 //! Charts and totals by key need no other attributes. In the table of hours, they would read a row for each endpoint
 //! and status. For the totals of thousands of keys, even one row per key and day would take too long to read.
 
+use std::collections::BTreeSet;
 use std::ops::{Range, RangeInclusive};
 
 use sqlx::Error as SqlError;
 use tokio::time::Instant;
 
-use super::merged::Merged;
 use crate::backend::sql::batched::pause_since;
 use crate::backend::sql::engine::{Engine, Row, Session, Statement, Value};
 use crate::backend::sql::micros::{DAY, HOUR, floor};
@@ -66,14 +66,21 @@ pub(super) async fn store_totals<S: Session>(
     let rollups = rows.iter().map(|row| rollup(row, bucket.start));
     let rollups: Vec<_> = rollups.collect::<Result<_, _>>()?;
     drop(rows);
+    let hours = (bucket.end - bucket.start) / HOUR;
     if let Some(record) = RollupRecord::new(&rollups) {
         let upsert = "INSERT INTO §caller_totals (hours, start, totals) VALUES ($1, $2, $3)
             ON CONFLICT (hours, start) DO UPDATE SET totals = excluded.totals";
         let upsert = Statement::new(names, upsert)
-            .bind((bucket.end - bucket.start) / HOUR)
+            .bind(hours)
             .bind(Value::Time(Some(bucket.start)))
             .bind(Value::Bytes(Some(record.bytes)));
         session.execute(upsert).await?;
+    } else {
+        let delete = "DELETE FROM §caller_totals WHERE hours = $1 AND start = $2";
+        let delete = Statement::new(names, delete)
+            .bind(hours)
+            .bind(Value::Time(Some(bucket.start)));
+        session.execute(delete).await?;
     }
     Ok(())
 }
@@ -104,7 +111,8 @@ fn rollup(row: &impl Row, start: i64) -> Result<SeriesRollup, SqlError> {
     })
 }
 
-/// Recomputes the aggregates that late rollups change. The rollups must be ordered by caller.
+/// Recomputes the aggregates that late rollups change, and marks stored totals as outdated. The rollups must be ordered
+/// by caller.
 pub(super) async fn aggregate_late<S: Session>(
     session: &mut S,
     names: &Names,
@@ -115,29 +123,27 @@ pub(super) async fn aggregate_late<S: Session>(
         return Ok(());
     };
     let callers = first.series.caller..=last.series.caller;
-    let mut hours: Vec<_> = late_hours.iter().map(|it| it.start).collect();
-    hours.sort_unstable();
-    hours.dedup();
+    let hours: BTreeSet<_> = late_hours.iter().map(|it| it.start).collect();
     for &hour in &hours {
         aggregate_hour(session, names, hour, callers.clone()).await?;
     }
-    if *callers.end() == ALL_CALLERS {
-        return Ok(());
-    }
-    for &hour in &hours {
-        store_totals(session, names, hour..hour + HOUR).await?;
-    }
-    let mut days: Vec<_> = hours.iter().map(|hour| floor(*hour, DAY)).collect();
-    days.dedup();
-    for day in days.into_iter().filter(|day| *day < days_until) {
-        store_totals(session, names, day..day + DAY).await?;
+    let days: BTreeSet<_> = hours.iter().map(|hour| floor(*hour, DAY)).collect();
+    let days = days.into_iter().filter(|day| *day < days_until);
+    let buckets = hours.into_iter().map(|hour| (HOUR, hour));
+    for (width, start) in buckets.chain(days.map(|day| (DAY, day))) {
+        let mark = "INSERT INTO §caller_totals (hours, start, totals) VALUES ($1, $2, NULL)
+            ON CONFLICT (hours, start) DO UPDATE SET totals = NULL";
+        let mark = Statement::new(names, mark)
+            .bind(width / HOUR)
+            .bind(Value::Time(Some(start)));
+        session.execute(mark).await?;
     }
     Ok(())
 }
 
-/// Stores the totals of the hours and days that a migration has left without them, newest first, up to a number of
-/// hours. Does nothing if another process is merging.
-pub(super) async fn store_migrated_totals<E: Engine>(
+/// Stores outdated totals and those that a migration has left out, newest first, up to a number of hours and days. Does
+/// nothing if another process is merging.
+pub(super) async fn store_outdated_totals<E: Engine>(
     engine: &E,
     waits: bool,
     most: usize,
@@ -146,57 +152,36 @@ pub(super) async fn store_migrated_totals<E: Engine>(
     for _ in 0..most {
         let start = Instant::now();
         let mut reader = engine.reader().await?;
-        if left_until(&mut reader, names).await?.is_none() {
+        if next_outdated(&mut reader, names).await?.is_none() {
             return Ok(());
         }
         drop(reader);
         let Some(mut session) = engine.merger(waits).await? else {
             return Ok(());
         };
-        let Some(until) = left_until(&mut session, names).await? else {
+        let Some(bucket) = next_outdated(&mut session, names).await? else {
             return Ok(());
         };
-        let last = "SELECT max(start) AS last FROM §hours_by_outcome WHERE start < $1";
-        let last = Statement::new(names, last).bind(Value::Time(Some(until)));
-        let rows = session.fetch(last).await?;
-        let last = required(rows.first())?.time("last")?;
-        drop(rows);
-        let done = match last {
-            Some(hour) => {
-                store_totals(&mut session, names, hour..hour + HOUR).await?;
-                store_day_of(&mut session, names, hour).await?;
-                let done = "UPDATE §pruned SET before = $1 WHERE kind = 'no_totals'";
-                Statement::new(names, done).bind(Value::Time(Some(hour)))
-            }
-            None => Statement::new(names, "DELETE FROM §pruned WHERE kind = 'no_totals'"),
-        };
-        session.execute(done).await?;
+        store_totals(&mut session, names, bucket).await?;
         session.commit().await?;
         pause_since(start).await;
     }
     Ok(())
 }
 
-/// The time before which totals are missing; `None` if none are.
-async fn left_until<S: Session>(session: &mut S, names: &Names) -> Result<Option<i64>, SqlError> {
-    let mark = "SELECT before FROM §pruned WHERE kind = 'no_totals'";
-    let rows = session.fetch(Statement::new(names, mark)).await?;
-    rows.first()
-        .map_or(Ok(None), |row| required(row.time("before")?).map(Some))
-}
-
-/// Stores the totals of the day of an hour, unless they are stored or the day has not been rolled up.
-async fn store_day_of<S: Session>(
+/// The newest hour or day whose totals are outdated.
+async fn next_outdated<S: Session>(
     session: &mut S,
     names: &Names,
-    hour: i64,
-) -> Result<(), SqlError> {
-    let day = floor(hour, DAY);
-    let stored = "SELECT 1 FROM §caller_totals WHERE hours = 24 AND start = $1";
-    let stored = Statement::new(names, stored).bind(Value::Time(Some(day)));
-    let is_stored = !session.fetch(stored).await?.is_empty();
-    if is_stored || day >= Merged::read(session, names).await?.days {
-        return Ok(());
-    }
-    store_totals(session, names, day..day + DAY).await
+) -> Result<Option<Range<i64>>, SqlError> {
+    let next = "SELECT CAST(hours AS bigint) AS hours, start FROM §caller_totals WHERE totals IS NULL ORDER BY start DESC LIMIT 1";
+    let rows = session.fetch(Statement::new(names, next)).await?;
+    let Some(row) = rows.first() else {
+        return Ok(None);
+    };
+    let (hours, start) = (
+        required(row.integer("hours")?)?,
+        required(row.time("start")?)?,
+    );
+    Ok(Some(start..start + hours * HOUR))
 }

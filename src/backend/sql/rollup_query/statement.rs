@@ -24,7 +24,7 @@ pub(super) fn extent(names: &Names) -> Statement {
     (SELECT before FROM §pruned WHERE kind = 'merged_hours') AS merged_hours,
     (SELECT before FROM §pruned WHERE kind = 'merged_days') AS merged_days,
     (SELECT before FROM §pruned WHERE kind = 'hours') AS gone,
-    EXISTS (SELECT 1 FROM §pruned WHERE kind = 'no_totals') AS lacks_totals"
+    EXISTS (SELECT 1 FROM §caller_totals WHERE totals IS NULL) AS lacks_totals"
     );
     Statement::new(names, &template)
 }

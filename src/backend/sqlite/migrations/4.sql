@@ -202,13 +202,15 @@ CREATE TABLE §caller_totals (
     -- 1 for an hour, 24 for a day.
     hours INTEGER NOT NULL,
     start INTEGER NOT NULL,
-    -- In the format of rollup records.
-    totals BLOB NOT NULL,
+    -- In the format of rollup records. NULL if they are outdated.
+    totals BLOB,
     PRIMARY KEY (hours, start)
 ) STRICT;
+CREATE INDEX §outdated_caller_totals ON §caller_totals (start) WHERE totals IS NULL;
 
--- Their totals can only be encoded by the background task.
-INSERT INTO §pruned (kind, before) SELECT 'no_totals', before FROM §pruned WHERE kind = 'merged_hours';
+-- The background task encodes them.
+INSERT INTO §caller_totals (hours, start)
+    SELECT DISTINCT 1, start FROM §hours_by_outcome UNION SELECT DISTINCT 24, start FROM §days;
 -- The histograms of caller 0 are those of all callers, one after the other.
 INSERT INTO §pruned (kind, before) SELECT 'not_compacted', unixepoch() * 1000000 FROM §hours LIMIT 1;
 -- By segment, so that inserts touch few pages.
