@@ -47,8 +47,8 @@ impl SqliteEngine {
 
 /// Begins a transaction.
 ///
-/// If the disk is full or fails, SQLite rolls back a transaction by itself. sqlx still regards its connection as being in
-/// the transaction and cannot begin another one, so such connections are closed.
+/// If the disk is full or fails, SQLite rolls back a transaction by itself. sqlx still regards its connection as being
+/// in the transaction and cannot begin another one, so such connections are closed.
 pub(super) async fn begin(
     pool: &SqlitePool,
     statement: &'static str,

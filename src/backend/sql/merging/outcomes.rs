@@ -174,7 +174,8 @@ async fn next_outdated<S: Session>(
     session: &mut S,
     names: &Names,
 ) -> Result<Option<Range<i64>>, SqlError> {
-    let next = "SELECT CAST(hours AS bigint) AS hours, start FROM §caller_totals WHERE totals IS NULL ORDER BY start DESC LIMIT 1";
+    let next = "SELECT CAST(hours AS bigint) AS hours, start FROM §caller_totals
+        WHERE totals IS NULL ORDER BY start DESC LIMIT 1";
     let rows = session.fetch(Statement::new(names, next)).await?;
     let Some(row) = rows.first() else {
         return Ok(None);
