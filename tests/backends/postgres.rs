@@ -497,9 +497,9 @@ mod confined_backend_errors {
     }
 }
 
-/// The `n`th of 200,000 requests, spread over three days and many series.
+/// The `n`th of 100,000 requests, spread over two and a half days and many series. Each day has several segments.
 fn traffic(keys: &[KeyId], n: usize) -> UsageEvent {
-    let time = checks::NOON * 1_000_000 + n as i64 * 3 * 86_400 * 1_000_000 / 100_000;
+    let time = checks::NOON * 1_000_000 + n as i64 * 5 * 43_200 * 1_000_000 / 100_000;
     let mut event = UsageEvent::new(Timestamp::from_microsecond(time).unwrap());
     let key = n * 7 % keys.len();
     event.key = Some(keys[key]);
@@ -539,7 +539,17 @@ async fn every_log_filter_uses_an_index() {
         some_id = batch.events()[2_500].id;
         backend.write(&batch).await.unwrap();
     }
-    run(&db, "ANALYZE").await;
+    let rows = "SELECT sum(n_live_tup)::bigint FROM pg_stat_user_tables
+        WHERE relname ~ '^keytally_requests'";
+    for _ in 0..50 {
+        run(&db, "ANALYZE").await;
+        if number(&db, rows).await == 100_000 {
+            break;
+        }
+        // Connections report their inserts with a delay, also after they were counted.
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    assert_eq!(number(&db, rows).await, 100_000);
     let from = Timestamp::from_second(checks::NOON + 86_400).unwrap();
     let to = Timestamp::from_second(checks::NOON + 90_000).unwrap();
     let text = String::from;
@@ -601,9 +611,6 @@ async fn every_log_filter_uses_an_index() {
         ),
         ("all", Box::new(|_| ())),
     ];
-    let rows = "SELECT sum(n_live_tup)::bigint FROM pg_stat_user_tables
-        WHERE relname ~ '^keytally_requests'";
-    assert_eq!(number(&db, rows).await, 100_000);
     // The server caches a generic plan for a statement that is executed often.
     let mut readers = Vec::new();
     for mode in ["force_custom_plan", "force_generic_plan"] {
@@ -635,8 +642,8 @@ async fn every_log_filter_uses_an_index() {
             }
             let after = scans(&db).await;
             let (scans, rows) = (after.0 - before.0, after.1 - before.1);
-            // Where nearly all requests of a segment match, a scan is the best plan. Segments have four batches.
-            if rows > 20_000 * scans {
+            // Where nearly all requests match, a scan that stops early is the best plan.
+            if rows > 10_001 * scans {
                 scanned.push(format!("{one} and {other}: {rows} rows in {scans} scans"));
             }
         }
