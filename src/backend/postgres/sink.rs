@@ -292,46 +292,38 @@ impl BatchWriter<'_> {
     /// Assigns the batch its position in commit order, updates its segments, and commits, in one message, since other
     /// batches wait for the lock meanwhile.
     async fn commit(self, claimed: &Claimed, parts: &SegmentParts) -> Result<(), SqlError> {
+        let values = |part: SegmentPart| {
+            let (first, last) = (timestamp(part.first)?, timestamp(part.last)?);
+            Ok::<_, SqlError>(format!("'{first}', '{last}', {}", part.events))
+        };
         let mut script = String::new();
         if let Some(all) = parts.all() {
-            let SegmentPart {
-                first,
-                last,
-                events,
-            } = all;
-            let (first, last) = (timestamp(first)?, timestamp(last)?);
-            script = self.engine.names.sql(&format!(
+            script = format!(
                 "WITH turn AS MATERIALIZED (SELECT pg_advisory_xact_lock({}))
                 INSERT INTO §log_batches (number, first, last, events, segment, late_segment)
-                SELECT {}, '{first}', '{last}', {events}, {}, {} FROM turn; ",
+                SELECT {}, {}, {}, {} FROM turn; ",
                 self.engine.lock_key(LockKey::LogOrder),
                 claimed.number,
+                values(all)?,
                 claimed.segment,
                 match parts.late {
                     Some(_) => claimed.late_segment.to_string(),
                     None => "NULL".into(),
                 },
-            ));
+            );
         }
         // In the order of their numbers, which prevents deadlocks.
         for (number, part) in parts.numbered(claimed.segment, claimed.late_segment) {
-            let SegmentPart {
-                first,
-                last,
-                events,
-            } = part;
-            let (first, last) = (timestamp(first)?, timestamp(last)?);
-            script.push_str(&self.engine.names.sql(&format!(
-                "INSERT INTO §log_segments AS s (number, first, last, events)
-                VALUES ({number}, '{first}', '{last}', {events})
+            script.push_str(&format!(
+                "INSERT INTO §log_segments AS s (number, first, last, events) VALUES ({number}, {})
                 ON CONFLICT (number) DO UPDATE SET first = least(s.first, excluded.first),
                     last = greatest(s.last, excluded.last), events = s.events + excluded.events; ",
-            )));
+                values(part)?,
+            ));
         }
         script.push_str("COMMIT");
-        self.connection
-            .execute(sqlx::raw_sql(AssertSqlSafe(script)))
-            .await?;
+        let script = self.sql(&script);
+        self.connection.execute(sqlx::raw_sql(script)).await?;
         Ok(())
     }
 

@@ -10,7 +10,7 @@ use sqlx::Error as SqlError;
 use super::access_path::{AccessPath, Times};
 use super::matching::{Callers, Matching};
 use crate::backend::sql::engine::{Row, Session, Statement, Value};
-use crate::backend::sql::micros::{HOUR, MINUTE};
+use crate::backend::sql::micros::{HOUR, MINUTE, QUARTER};
 use crate::backend::sql::names::Names;
 use crate::backend::sql::series_rollup::ALL_CALLERS;
 use crate::backend::sql::value::{number, required};
@@ -245,7 +245,7 @@ impl Rollups {
         }
         let hours = sql.placeholder(Value::Time(Some(self.hours)));
         // Rollups by minute may cover a quarter of an hour.
-        for (table, side, width) in [("§hours", "<", HOUR), ("§minutes", ">=", 15 * MINUTE)] {
+        for (table, side, width) in [("§hours", "<", HOUR), ("§minutes", ">=", QUARTER)] {
             let earlier = names.dialect.earlier("s.first", width);
             any.push(format!(
                 "EXISTS (SELECT 1 FROM {table} t WHERE {which} AND t.start {side} {hours}
