@@ -285,8 +285,7 @@ async fn concurrent_and_interrupted_merging_is_exact_in_postgres() {
 async fn full_disk_during_merging_loses_nothing_in_sqlite() {
     let (_, other, dir) = in_sqlite().await;
     let file = sqlx::sqlite::SqliteConnectOptions::new().filename(dir.0.join("usage.db"));
-    let full = AtomicU64::new(1 << 30);
-    let full = std::sync::Arc::new(full);
+    let full = std::sync::Arc::new(AtomicU64::new(1 << 30));
     let limit = full.clone();
     let pool = sqlx::sqlite::SqlitePoolOptions::new()
         .max_connections(3)

@@ -107,14 +107,18 @@ impl BatchWriter<'_> {
 
     async fn log(&mut self, grouped: &BatchRollup<'_>, numbers: &Numbers) -> Result<(), SqlError> {
         let insert = self.sql(
-            "INSERT OR FAIL INTO §requests (row, time, id, id_time_differs, segment, caller_id, kind_id, cost, latency_us,
-                request_bytes, response_bytes, path, request_id, resource_id, rejection_reason, client_ip) VALUES ",
+            "INSERT OR FAIL INTO §requests (row, time, id, latency_us, response_bytes, request_bytes, cost, segment,
+                caller_id, kind_id, path, request_id, resource_id, rejection_reason, client_ip, id_time_differs)
+            VALUES ",
         );
         let keep = self.backend.0.sampling;
         let mut rows: Vec<_> = grouped
             .events(numbers)
             .filter(|(event, _)| keep.keeps(event))
             .collect();
+        if rows.is_empty() {
+            return Ok(());
+        }
         // Neighbors in the index on callers and kinds are then inserted together.
         rows.sort_by_key(|&(_, series)| series);
         // Cursors require that row numbers are never reused.
@@ -142,19 +146,19 @@ impl BatchWriter<'_> {
                     .add(row)?
                     .add(time)?
                     .add(&event.id.as_bytes()[..])?
-                    .add(id_time_differs(event).then_some(true))?
+                    .add(event.latency_us.cast_signed())?
+                    .add(event.response_bytes.cast_signed())?
+                    .add(event.request_bytes.cast_signed())?
+                    .add(i64::from(event.cost))?
                     .add(segment)?
                     .add(caller)?
                     .add(kind)?
-                    .add(i64::from(event.cost))?
-                    .add(event.latency_us.cast_signed())?
-                    .add(event.request_bytes.cast_signed())?
-                    .add(event.response_bytes.cast_signed())?
                     .add(&*event.path)?
                     .add(event.request_id.as_deref())?
                     .add(event.resource_id.as_deref())?
                     .add(event.rejection_reason.map(|reason| reason.as_str()))?
-                    .add(event.client_ip.map(|address| address.to_string()))?;
+                    .add(event.client_ip.map(|address| address.to_string()))?
+                    .add(id_time_differs(event).then_some(true))?;
             }
             let sql = format!("{insert}{}", values.placeholders);
             sqlx::query_with(AssertSqlSafe(sql), values.arguments)

@@ -228,11 +228,11 @@ UPDATE §log_batches b SET segment = s.segment
         FROM §log_batches WHERE number IS NOT NULL) s
     WHERE s.position = b.position;
 ANALYZE §log_batches;
-INSERT INTO §new_requests (time, id, batch, latency_us, response_bytes, request_bytes, cost, segment, caller_id, kind_id,
-        path, request_id, resource_id, rejection_reason, client_ip, id_time_differs)
+INSERT INTO §new_requests (time, id, batch, latency_us, response_bytes, request_bytes, cost, segment, caller_id,
+        kind_id, path, request_id, resource_id, rejection_reason, client_ip, id_time_differs)
     SELECT r.time, r.id, r.batch, r.latency_us, r.response_bytes, nullif(r.request_bytes, 0), nullif(r.cost, 1),
-        coalesce(b.segment, log.last_segment + coalesce(width_bucket(r.time, log.starts), 1)), s.caller_id, s.kind_id, r.path, r.request_id, r.resource_id,
-        r.rejection_reason, r.client_ip, r.id_time_differs
+        coalesce(b.segment, log.last_segment + coalesce(width_bucket(r.time, log.starts), 1)), s.caller_id, s.kind_id,
+        r.path, r.request_id, r.resource_id, r.rejection_reason, r.client_ip, r.id_time_differs
     FROM §requests r JOIN §series_numbers s ON s.id = r.series_id LEFT JOIN §log_batches b ON b.number = r.batch,
         (SELECT array_agg(hour + interval '1 hour' * (n::float8 / segments) ORDER BY hour, n) AS starts,
                 (SELECT coalesce(max(segment), 0) FROM §log_batches) AS last_segment

@@ -123,25 +123,26 @@ CREATE TABLE §new_requests (
     row INTEGER PRIMARY KEY,
     time INTEGER NOT NULL,
     id BLOB NOT NULL,
-    -- Set if the time of the id is not that of the request, to the millisecond.
-    id_time_differs INTEGER,
+    latency_us INTEGER NOT NULL,
+    response_bytes INTEGER NOT NULL,
+    request_bytes INTEGER NOT NULL,
+    cost INTEGER NOT NULL,
     segment INTEGER NOT NULL,
     caller_id INTEGER NOT NULL,
     kind_id INTEGER NOT NULL,
-    cost INTEGER NOT NULL,
-    latency_us INTEGER NOT NULL,
-    request_bytes INTEGER NOT NULL,
-    response_bytes INTEGER NOT NULL,
     path TEXT NOT NULL,
     -- The id on the wire, if it is not the event id.
     request_id TEXT,
     resource_id TEXT,
     rejection_reason TEXT,
-    client_ip TEXT
+    client_ip TEXT,
+    -- Set if the time of the id is not that of the request, to the millisecond.
+    id_time_differs INTEGER
 ) STRICT;
 INSERT INTO §new_requests
-    SELECT r.row, r.time, r.id, r.id_time_differs, 1 + (r.row >> 14), s.caller_id, s.kind_id, r.cost, r.latency_us,
-        r.request_bytes, r.response_bytes, r.path, r.request_id, r.resource_id, r.rejection_reason, r.client_ip
+    SELECT r.row, r.time, r.id, r.latency_us, r.response_bytes, r.request_bytes, r.cost, 1 + (r.row >> 14),
+        s.caller_id, s.kind_id, r.path, r.request_id, r.resource_id, r.rejection_reason, r.client_ip,
+        r.id_time_differs
     FROM §requests r JOIN §series_numbers s ON s.id = r.series_id ORDER BY r.row;
 
 -- Views of the application may refer to the tables meanwhile.
