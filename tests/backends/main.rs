@@ -20,6 +20,9 @@ mod answers;
 mod checks;
 #[path = "../support/children.rs"]
 mod children;
+#[cfg(feature = "postgres")]
+#[path = "../support/full_disk.rs"]
+mod full_disk;
 #[path = "../support/outages.rs"]
 mod outages;
 #[cfg(feature = "postgres")]

@@ -15,6 +15,7 @@ use keytally::usage::{
 use sqlx::{AssertSqlSafe, PgPool, SqlitePool};
 
 use crate::answers;
+use crate::full_disk;
 use crate::postgres_server as support;
 
 trait Backend: UsageSink + UsageReader {
@@ -280,38 +281,22 @@ async fn concurrent_and_interrupted_merging_is_exact_in_postgres() {
     concurrent_and_interrupted_merging_is_exact(&in_postgres().await.0).await;
 }
 
-/// `max_page_count` causes the errors of a full disk.
 #[tokio::test]
 async fn full_disk_during_merging_loses_nothing_in_sqlite() {
     let (_, other, dir) = in_sqlite().await;
-    let file = sqlx::sqlite::SqliteConnectOptions::new().filename(dir.0.join("usage.db"));
-    let full = std::sync::Arc::new(AtomicU64::new(1 << 30));
-    let limit = full.clone();
-    let pool = sqlx::sqlite::SqlitePoolOptions::new()
-        .max_connections(3)
-        .before_acquire(move |connection, _| {
-            let pages = limit.load(Ordering::Relaxed);
-            Box::pin(async move {
-                let pages = format!("PRAGMA max_page_count = {pages}");
-                sqlx::raw_sql(AssertSqlSafe(pages))
-                    .execute(connection)
-                    .await?;
-                Ok(true)
-            })
-        });
-    let backend = SqliteBackend::from_pool(pool.connect_with(file).await.unwrap());
+    let (pool, max_pages) = full_disk::pool(&dir.0.join("usage.db"), 3).await;
+    let backend = SqliteBackend::from_pool(pool);
     let mut written = Vec::new();
     for _ in 0..8 {
         let events = events(250);
         backend.write(&Batch::new(events.clone())).await.unwrap();
         written.extend(events);
     }
-    let pages = number_in_sqlite(&other, "PRAGMA page_count")
-        .await
-        .cast_unsigned();
+    let pages = number_in_sqlite(&other, "PRAGMA page_count").await;
+    let pages = u32::try_from(pages).unwrap();
     let mut failures = 0;
     for more in [0, 3, 10, 30, 100, 300, 1_000] {
-        full.store(pages + more, Ordering::Relaxed);
+        max_pages.set(pages + more);
         if let Err(error) = backend.merge().await {
             assert!(format!("{error:?}").contains("disk is full"), "{error:?}");
             failures += 1;

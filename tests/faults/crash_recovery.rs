@@ -1,7 +1,6 @@
 //! Usage recording when processes are killed, databases stop and disks fill up.
 
 use std::collections::BTreeSet;
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -14,11 +13,10 @@ use keytally::key::{Actor, CacheConfig, KeyAdmin, StoreError};
 use keytally::usage::{
     Batch, Recorder, SinkError, SummaryQuery, UsageEvent, UsageReader, UsageSink,
 };
-use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions};
-use sqlx::{AssertSqlSafe, SqlitePool};
 use uuid::Uuid;
 
 use crate::children;
+use crate::full_disk;
 use crate::postgres_server as postgres;
 use crate::service;
 use crate::support;
@@ -213,42 +211,17 @@ mod fail_closed {
 
 // --- A full disk --------------------------------------------------------------------------------
 
-/// A SQLite backend whose file size can be limited, and its connection pool.
-async fn size_limited(file: &Path) -> (SqliteBackend, SqlitePool) {
-    let options = SqliteConnectOptions::new()
-        .filename(file)
-        .create_if_missing(true)
-        .journal_mode(SqliteJournalMode::Wal);
-    // A single connection, since `max_page_count` is set per connection.
-    let own = SqlitePoolOptions::new()
-        .max_connections(1)
-        .idle_timeout(None)
-        .max_lifetime(None)
-        .connect_with(options)
-        .await
-        .unwrap();
-    let backend = SqliteBackend::from_pool(own.clone());
-    backend.migrate().await.unwrap();
-    (backend, own)
-}
-
-async fn set_max_pages(pool: &SqlitePool, max: u32) {
-    let sql = format!("PRAGMA max_page_count = {max}");
-    sqlx::raw_sql(AssertSqlSafe(sql))
-        .execute(pool)
-        .await
-        .unwrap();
-}
-
 mod complete_accounting {
     use super::*;
 
     #[tokio::test(flavor = "multi_thread")]
     async fn full_disk_loses_only_events_counted_as_lost() {
         let file = std::env::temp_dir().join(format!("keytally-full-{}.db", std::process::id()));
-        let (backend, own) = size_limited(&file).await;
+        let (own, max_pages) = full_disk::pool(&file, 1).await;
+        let backend = SqliteBackend::from_pool(own.clone());
+        backend.migrate().await.unwrap();
         let issued = issue(&backend, "Busy").await;
-        set_max_pages(&own, 150).await;
+        max_pages.set(150);
         let recorder = Recorder::builder(backend.clone())
             .capacity(2_000)
             .batch_size(200)
@@ -270,6 +243,7 @@ mod complete_accounting {
             }
         };
         while recorder.stats().retries < 3 {
+            assert!(recorder.stats().accepted < 100_000, "the disk is not full");
             send(200).await;
         }
         // More than the recorder can hold in memory.
@@ -301,7 +275,7 @@ mod complete_accounting {
         let summary = backend.summary(&SummaryQuery::default()).await.unwrap();
         assert_eq!(summary.totals.total(), full.written);
 
-        set_max_pages(&own, 1 << 20).await;
+        max_pages.remove();
         recorder.flush().await;
         send(500).await;
         let report = recorder.shutdown(Duration::from_secs(60)).await;

@@ -9,6 +9,8 @@ mod revocation;
 mod answers;
 #[path = "../support/children.rs"]
 mod children;
+#[path = "../support/full_disk.rs"]
+mod full_disk;
 #[path = "../support/postgres.rs"]
 mod postgres_server;
 #[path = "../support/service.rs"]
