@@ -9,8 +9,8 @@ use jiff::{SignedDuration, Timestamp, ToSpan};
 use keytally::KeyId;
 use keytally::backend::{BackendError, PostgresBackend, Retention, SqliteBackend};
 use keytally::usage::{
-    Batch, Count, Granularity, LogFilter, Outcome, Status, SummaryQuery, SummarySpec, Totals,
-    UsageEvent, UsageRange, UsageReader, UsageSink,
+    Batch, Count, Granularity, LogFilter, Outcome, SinkError, Status, SummaryQuery, SummarySpec,
+    Totals, UsageEvent, UsageRange, UsageReader, UsageSink,
 };
 use sqlx::{AssertSqlSafe, PgPool, SqlitePool};
 
@@ -214,6 +214,33 @@ async fn summaries_are_exact_before_and_after_merging_in_postgres() {
     summaries_are_exact_before_and_after_merging(&backends, number).await;
 }
 
+/// Writes as if the clock was set forward and back by an hour.
+async fn clock_steps_lose_and_duplicate_nothing<B: Backend>([one, other]: &[B; 2]) {
+    let mut all = Vec::new();
+    for hours in [0, 1, 0, -1, 1, 0] {
+        let mut more = events(200);
+        for event in &mut more {
+            event.time += hours.hours();
+        }
+        one.write(&Batch::new(more.clone())).await.unwrap();
+        all.extend(more);
+        assert_exact(other, &all).await;
+        other.merge().await.unwrap();
+        assert_exact(one, &all).await;
+        assert_logged(one, &all).await;
+    }
+}
+
+#[tokio::test]
+async fn clock_steps_lose_and_duplicate_nothing_in_sqlite() {
+    clock_steps_lose_and_duplicate_nothing(&in_sqlite().await.0).await;
+}
+
+#[tokio::test]
+async fn clock_steps_lose_and_duplicate_nothing_in_postgres() {
+    clock_steps_lose_and_duplicate_nothing(&in_postgres().await.0).await;
+}
+
 async fn number_in_sqlite(db: &SqlitePool, sql: &str) -> i64 {
     let number = sqlx::query_scalar(AssertSqlSafe(sql.to_owned()));
     number.fetch_one(db).await.unwrap()
@@ -305,6 +332,42 @@ async fn full_disk_during_merging_loses_nothing_in_sqlite() {
     }
     assert!((1..7).contains(&failures), "{failures}");
     assert_logged(&backend, &written).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn full_disk_during_merging_loses_nothing_in_postgres() {
+    let cluster = support::Cluster::with_full_disk();
+    let url = cluster.database().await;
+    let one = PostgresBackend::connect(&url).await.unwrap();
+    one.migrate().await.unwrap();
+    let other = PostgresBackend::connect(&url).await.unwrap();
+    let mut all = Vec::new();
+    let [mut writes, mut merges] = [0, 0];
+    for _ in 0..4 {
+        let more = events(2_000);
+        let batch = Batch::new(more.clone());
+        cluster.set_disk_full(true);
+        let written = one.write(&batch).await;
+        if let Err(error) = &written {
+            assert!(matches!(error, SinkError::Unavailable(_)), "{error:?}");
+            writes += 1;
+            assert_exact(&other, &all).await;
+            cluster.set_disk_full(false);
+            one.write(&batch).await.unwrap();
+            cluster.set_disk_full(true);
+        }
+        all.extend(more);
+        if let Err(error) = other.merge().await {
+            assert!(format!("{error:?}").contains("No space left"), "{error:?}");
+            merges += 1;
+        }
+        assert_exact(&other, &all).await;
+        cluster.set_disk_full(false);
+        one.merge().await.unwrap();
+        assert_exact(&other, &all).await;
+        assert_logged(&other, &all).await;
+    }
+    assert!(writes > 0 && merges > 0, "{writes} {merges}");
 }
 
 /// A damaged record fails queries until it is set aside by merging, which goes on with the others. A record of a later

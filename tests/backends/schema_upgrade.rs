@@ -10,6 +10,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
@@ -25,7 +26,7 @@ use keytally::usage::{
 };
 use keytally::{ApiKeyLayer, Clock, KeyId, PageRequest};
 use serde::{Deserialize, Serialize};
-use sqlx::sqlite::{SqliteConnectOptions, SqlitePoolOptions};
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions};
 use sqlx::{AssertSqlSafe, Row};
 
 use crate::answers;
@@ -372,13 +373,19 @@ async fn sqlite_files_of_earlier_versions_upgrade_without_data_loss() {
     }
 }
 
+/// Restores the dump of a fixture and returns the URL of its database.
+async fn fixture_in_postgres(dir: &Path) -> String {
+    let url = postgres::database().await;
+    run(Command::new(postgres::program("psql"))
+        .args(["-v", "ON_ERROR_STOP=1", "-X", "-q", "-d", &url, "-f"])
+        .arg(dir.join(DUMP)));
+    url
+}
+
 #[tokio::test]
 async fn postgres_databases_of_earlier_versions_upgrade_without_data_loss() {
     for (version, dir) in all_fixtures() {
-        let url = postgres::database().await;
-        run(Command::new(postgres::program("psql"))
-            .args(["-v", "ON_ERROR_STOP=1", "-X", "-q", "-d", &url, "-f"])
-            .arg(dir.join(DUMP)));
+        let url = fixture_in_postgres(&dir).await;
         // Bounds of partitions are printed according to these settings.
         let db = postgres::pool(&url).await;
         let settings = "DO $$ BEGIN
@@ -410,6 +417,101 @@ async fn postgres_databases_of_earlier_versions_upgrade_without_data_loss() {
         };
         assert_content_preserved(&backend, &changed_content(version, &dir), merge).await;
     }
+}
+
+/// Adds a million requests and 1,440 minutes of each series to a database of schema version 3.
+const MILLION_IN_POSTGRES: &str = "INSERT INTO keytally_requests (time, id, series_id, path, cost, latency_us,
+        request_bytes, response_bytes, batch)
+    SELECT timestamptz '2026-11-01 00:00Z' + n * interval '80 ms', gen_random_uuid(), s.id, s.endpoint, 1, n, 0, 100,
+        CASE n % 3 WHEN 0 THEN 1 END
+    FROM generate_series(1, 1000000) n
+        JOIN (SELECT *, row_number() OVER () - 1 AS number, count(*) OVER () AS series FROM keytally_series) s
+        ON s.number = n % s.series;
+    INSERT INTO keytally_minutes
+    SELECT id, timestamptz '2026-11-01 00:00Z' + n * interval '1 minute', 1, 1, 0, 100, '\x4101'
+    FROM keytally_series, generate_series(0, 1439) n ON CONFLICT DO NOTHING";
+const MILLION_IN_SQLITE: &str =
+    "WITH RECURSIVE numbers AS (SELECT 1 AS n UNION ALL SELECT n + 1 FROM numbers WHERE n < 1000000)
+    INSERT INTO keytally_requests (time, id, series_id, path, cost, latency_us, request_bytes, response_bytes)
+    SELECT 1793491200000000 + n * 80000, randomblob(16), s.id, s.endpoint, 1, n, 0, 100
+    FROM numbers
+        JOIN (SELECT *, row_number() OVER () - 1 AS number, count(*) OVER () AS series FROM keytally_series) s
+        ON s.number = n % s.series;
+    WITH RECURSIVE numbers AS (SELECT 0 AS n UNION ALL SELECT n + 1 FROM numbers WHERE n < 1439)
+    INSERT OR IGNORE INTO keytally_minutes
+    SELECT id, 1793491200000000 + n * 60000000, 1, 1, 0, 100, x'4101' FROM keytally_series, numbers";
+
+const REQUESTS: &str = "SELECT count(*) FROM keytally_requests";
+const IN_MINUTES: &str = "SELECT CAST(sum(count) AS bigint) FROM keytally_usage_by_minute";
+
+/// Other processes read the tables while they are migrated.
+async fn million_requests_are_migrated_without_blocking_readers(
+    migrate: impl Future<Output = ()>,
+    number: impl AsyncFn(&str) -> i64,
+) {
+    let before = [number(REQUESTS).await, number(IN_MINUTES).await];
+    assert!(before[0] > 1_000_000 && before[1] > 100_000);
+    let (mut reads, mut longest) = (0, Duration::ZERO);
+    let mut migrate = std::pin::pin!(migrate);
+    let started = Instant::now();
+    loop {
+        let begun = Instant::now();
+        tokio::select! {
+            biased;
+            () = &mut migrate => break,
+            newest = number("SELECT max(start) IS NOT NULL FROM keytally_usage_by_minute") => {
+                assert_eq!(newest, 1);
+                (reads, longest) = (reads + 1, longest.max(begun.elapsed()));
+            }
+        }
+    }
+    let total = started.elapsed();
+    println!("migrated in {total:.1?}, during {reads} reads of at most {longest:.1?}");
+    assert!(reads > 10, "{reads}");
+    assert_eq!([number(REQUESTS).await, number(IN_MINUTES).await], before);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "slow: scripts/test --all runs it"]
+async fn million_requests_are_migrated_without_blocking_readers_in_sqlite() {
+    let file = std::env::temp_dir().join(format!("keytally-million-{}.db", std::process::id()));
+    std::fs::copy(fixtures().join("3").join(DATABASE), &file).unwrap();
+    let options = SqliteConnectOptions::new()
+        .filename(&file)
+        .journal_mode(SqliteJournalMode::Wal);
+    let db = SqlitePoolOptions::new()
+        .connect_with(options)
+        .await
+        .unwrap();
+    sqlx::raw_sql(MILLION_IN_SQLITE).execute(&db).await.unwrap();
+    let backend = SqliteBackend::open(&file).await.unwrap();
+    let number = async |sql: &str| {
+        let number = sqlx::query_scalar(AssertSqlSafe(sql.to_owned()));
+        number.fetch_one(&db).await.unwrap()
+    };
+    let migrate = async { backend.migrate().await.unwrap() };
+    million_requests_are_migrated_without_blocking_readers(migrate, number).await;
+    db.close().await;
+    drop(backend);
+    for end in ["", "-wal", "-shm"] {
+        let _ = std::fs::remove_file(format!("{}{end}", file.display()));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "slow: scripts/test --all runs it"]
+async fn million_requests_are_migrated_without_blocking_readers_in_postgres() {
+    let url = fixture_in_postgres(&fixtures().join("3")).await;
+    let db = postgres::pool(&url).await;
+    sqlx::raw_sql(MILLION_IN_POSTGRES)
+        .execute(&db)
+        .await
+        .unwrap();
+    let backend = PostgresBackend::connect(&url).await.unwrap();
+    let number =
+        async |sql: &str| postgres::number(&db, &format!("SELECT ({sql})::int::bigint")).await;
+    let migrate = async { backend.migrate().await.unwrap() };
+    million_requests_are_migrated_without_blocking_readers(migrate, number).await;
 }
 
 #[test]

@@ -19,6 +19,8 @@ pub struct Cluster {
     dir: PathBuf,
     bin: PathBuf,
     settings: &'static str,
+    /// A library that replaces functions of the server.
+    preload: Option<PathBuf>,
     /// A shell that cleans up as soon as this process closes its end of a pipe.
     janitor: Child,
 }
@@ -29,18 +31,49 @@ const SETTINGS: &str = "-c listen_addresses='' -c max_connections=200 -c logging
 /// Additional settings for tests that need no durability.
 const FOR_TESTS: &str = "-c fsync=off -c full_page_writes=off -c deadlock_timeout=100ms";
 
+/// A file whose existence makes the disk full.
+const DISK_IS_FULL: &str = "disk-is-full";
+
 impl Cluster {
     /// Creates and starts a server that does not sync to disk.
     pub fn start() -> Self {
-        Self::with(FOR_TESTS)
+        Self::with(FOR_TESTS, |_| None)
+    }
+
+    /// Creates and starts a server whose disk can be made full by `set_disk_full`.
+    pub fn with_full_disk() -> Self {
+        Self::with(FOR_TESTS, |dir| {
+            let library = dir.join("full_disk.so");
+            let mut compile = Command::new("cc");
+            compile
+                .args(["-shared", "-fPIC", "-O1", "-o"])
+                .arg(&library)
+                .arg(format!("-DFLAG=\"{}\"", dir.join(DISK_IS_FULL).display()))
+                .arg(concat!(
+                    env!("CARGO_MANIFEST_DIR"),
+                    "/tests/support/full_disk.c"
+                ))
+                .arg("-ldl");
+            assert_success("cc", compile.output().unwrap());
+            Some(library)
+        })
+    }
+
+    /// Whether writes that extend the files of tables and indexes fail from now on.
+    pub fn set_disk_full(&self, is_full: bool) {
+        let flag = self.dir.join(DISK_IS_FULL);
+        match is_full {
+            true => std::fs::write(flag, "").unwrap(),
+            false => std::fs::remove_file(flag).unwrap(),
+        }
     }
 
     /// Creates and starts a server with full durability.
     pub fn durable() -> Self {
-        Self::with("")
+        Self::with("", |_| None)
     }
 
-    fn with(settings: &'static str) -> Self {
+    fn with(settings: &'static str, preload: impl FnOnce(&Path) -> Option<PathBuf>) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let n = COUNT.fetch_add(1, Ordering::Relaxed);
         let name = format!("keytally-pg-{}-{n}", std::process::id());
@@ -66,6 +99,7 @@ impl Cluster {
             .spawn()
             .unwrap();
         let cluster = Self {
+            preload: preload(&dir),
             dir,
             bin,
             settings,
@@ -101,6 +135,7 @@ impl Cluster {
         let (program, first) = pg_ctl.split_first().unwrap();
         Command::new(program)
             .args(first)
+            .envs(self.preload.iter().map(|library| ("LD_PRELOAD", library)))
             .arg("-D")
             .arg(self.dir.join("data"))
             .arg("-l")
