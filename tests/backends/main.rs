@@ -12,6 +12,8 @@ mod schema_upgrade;
 #[cfg(feature = "postgres")]
 mod segments;
 mod spool;
+#[cfg(feature = "postgres")]
+mod sql_functions;
 mod sqlite;
 
 #[path = "../support/answers.rs"]

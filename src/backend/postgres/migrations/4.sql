@@ -385,3 +385,134 @@ COMMENT ON COLUMN §rollup_records.first IS 'The start of the first minute.';
 COMMENT ON COLUMN §rollup_records.last IS 'The start of the last minute.';
 COMMENT ON COLUMN §rollup_records.written_at IS 'When the record was written.';
 COMMENT ON COLUMN §rollup_records.rollups IS 'Rollups by minute, caller and kind, in a binary format.';
+
+CREATE FUNCTION §rollups_of(record bytea) RETURNS TABLE (
+    start timestamptz,
+    caller_id integer,
+    kind_id integer,
+    count bigint,
+    cost bigint,
+    request_bytes bigint,
+    response_bytes bigint
+) LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE AS $$
+DECLARE
+    byte integer;
+    number bigint := 0;
+    shift integer := 0;
+    field text := 'minute';
+    -- The start of the year 1, in minutes since 1970.
+    minute bigint := -1035593280;
+    callers bigint;
+    kinds bigint;
+    latencies bigint;
+BEGIN
+    -- A header of five bytes precedes the numbers.
+    FOR position IN 5 .. length(record) - 1 LOOP
+        byte := get_byte(record, position);
+        number := CASE WHEN shift < 63 THEN number | ((byte & 127)::bigint << shift) ELSE 9223372036854775807 END;
+        shift := shift + 7;
+        CONTINUE WHEN byte > 127;
+        CASE field
+            WHEN 'minute' THEN
+                minute := minute + number;
+                start := to_timestamp(minute * 60);
+                field := 'callers';
+            WHEN 'callers' THEN
+                callers := number;
+                caller_id := 0;
+                field := 'caller';
+            WHEN 'caller' THEN
+                caller_id := caller_id + number;
+                field := 'kinds';
+            WHEN 'kinds' THEN
+                kinds := number;
+                kind_id := 0;
+                field := 'kind';
+            WHEN 'kind' THEN
+                kind_id := kind_id + number;
+                field := 'count';
+            WHEN 'count' THEN
+                count := number;
+                field := 'cost';
+            WHEN 'cost' THEN
+                cost := number;
+                field := 'request_bytes';
+            WHEN 'request_bytes' THEN
+                request_bytes := number;
+                field := 'response_bytes';
+            WHEN 'response_bytes' THEN
+                response_bytes := number;
+                field := 'latencies';
+                RETURN NEXT;
+            WHEN 'latencies' THEN
+                -- A bucket and a count each.
+                latencies := 2 * number;
+                field := 'latency';
+            ELSE
+                latencies := latencies - 1;
+        END CASE;
+        IF field = 'latency' AND latencies = 0 THEN
+            kinds := kinds - 1;
+            callers := callers - (kinds = 0)::integer;
+            field := CASE WHEN kinds > 0 THEN 'kind' WHEN callers > 0 THEN 'caller' ELSE 'minute' END;
+        END IF;
+        number := 0;
+        shift := 0;
+    END LOOP;
+END $$;
+COMMENT ON FUNCTION §rollups_of IS 'Decodes ¶rollup_records.rollups, without latencies.';
+
+CREATE VIEW §unmerged_usage_by_minute AS
+    SELECT t.start, c.key_id, c.owner, k.method, k.endpoint, k.http_status, k.grpc_status,
+        k.status_class, k.outcome, k.cause, t.count, t.cost, t.request_bytes, t.response_bytes
+    FROM §rollup_records r, §rollups_of(r.rollups) t
+    JOIN §callers c ON c.id = t.caller_id JOIN §kinds k ON k.id = t.kind_id
+    WHERE NOT r.unreadable AND r.format = 1;
+COMMENT ON VIEW §unmerged_usage_by_minute IS 'Rollups by minute that ¶usage_by_minute does not include yet.';
+
+CREATE FUNCTION §latency_quantile(latency bytea, quantile double precision) RETURNS bigint
+LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE AS $$
+DECLARE
+    byte integer;
+    number bigint := 0;
+    shift integer := 0;
+    bucket integer;
+    counts numeric[] := array_fill(0::numeric, ARRAY[273]);
+    total double precision;
+    rank double precision;
+    seen numeric := 0;
+    low bigint;
+    high bigint;
+BEGIN
+    FOR position IN 0 .. length(latency) - 1 LOOP
+        byte := get_byte(latency, position);
+        number := number | ((byte & 127)::bigint << shift);
+        shift := shift + 7;
+        CONTINUE WHEN byte > 127;
+        IF bucket IS NULL THEN
+            bucket := number;
+        ELSE
+            counts[bucket] := counts[bucket] + number;
+            bucket := NULL;
+        END IF;
+        number := 0;
+        shift := 0;
+    END LOOP;
+    total := (SELECT sum(n) FROM unnest(counts) n);
+    IF total = 0 THEN
+        RETURN NULL;
+    END IF;
+    -- The nearest rank. `0.07 * 100.0` is slightly above 7 and must not round up to 8.
+    rank := quantile * total;
+    rank := least(greatest(ceil(rank - rank * 2.220446049250313e-16), 1), total);
+    FOR bucket IN 0 .. 272 LOOP
+        seen := seen + counts[bucket + 1];
+        CONTINUE WHEN seen < rank;
+        -- The bounds of the bucket, and their harmonic mean.
+        shift := greatest(bucket / 8 - 1, 0);
+        low := (bucket - 8 * shift)::bigint << shift;
+        high := low + (1::bigint << shift) - 1;
+        RETURN CASE WHEN bucket = 272 OR low = high THEN low ELSE div(2::numeric * low * high, low + high) END;
+    END LOOP;
+END $$;
+COMMENT ON FUNCTION §latency_quantile IS 'A quantile of a latency histogram, in microseconds.';
