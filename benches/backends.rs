@@ -5,15 +5,18 @@
 //! cargo bench --features full --bench backends -- write 60
 //! cargo bench --features full --bench backends -- write 60 2048 10000
 //! cargo bench --features full --bench backends -- read 1000000 10000000
-//! cargo bench --features full --bench backends -- read 1000000 keys=10000
+//! cargo bench --features full --bench backends -- read 1000000 keys=10000 writing=20000
+//! cargo bench --features full --bench backends -- sparse keys=10000
 //! ```
 //!
 //! `write` takes the duration per variant in seconds and, optionally, the batch size and the number of keys. It also
 //! prints the CPU time of client and server and the bytes on disk. For PostgreSQL, it compares the throughput of four
 //! backends with that of one, and without a log with that with one. `read` takes the numbers of events, and `keys=` with
-//! their number of keys, 20 by default. `sqlite` or `postgres` selects one backend. PostgreSQL must be installed; the
+//! their number of keys, 20 by default, and `writing=` the number of events per second that are written meanwhile.
+//! `sparse` writes the events of twenty minutes, a hundred per second. `sqlite` or `postgres` selects one backend. PostgreSQL must be installed; the
 //! benchmark starts a server of its own. Without arguments, everything runs in a short form.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use jiff::{Timestamp, ToSpan};
@@ -31,6 +34,23 @@ mod support;
 mod traffic;
 
 use traffic::{BATCH, Backend, Traffic, fill, timed};
+
+/// A backend with rollups to merge.
+trait SqlBackend: Backend + Clone + 'static {
+    fn merge(&self) -> impl Future<Output = ()> + Send;
+}
+
+impl SqlBackend for SqliteBackend {
+    async fn merge(&self) {
+        self.merge_rollups().await.expect("merge");
+    }
+}
+
+impl SqlBackend for PostgresBackend {
+    async fn merge(&self) {
+        self.merge_rollups().await.expect("merge");
+    }
+}
 
 // --- Baseline: the same rows inserted into one table with one index -----------------------------------
 
@@ -260,7 +280,7 @@ impl Due {
     }
 }
 
-async fn write_sqlite(load: Load, folder: &std::path::Path) {
+async fn write_sqlite(load: Load, folder: &Path) {
     let backend = SqliteBackend::open(folder.join("write.db"))
         .await
         .expect("open");
@@ -284,21 +304,24 @@ async fn write_sqlite(load: Load, folder: &std::path::Path) {
     let ours = async |batches: &[Batch]| {
         backend.write(&batches[0]).await.expect("write");
         if due.is_reached() {
-            backend.merge_rollups().await.expect("merge");
+            backend.merge().await;
         }
     };
     let baseline = async |batches: &[Batch]| plain_sqlite(&mut plain, &batches[0]).await;
     let written = load
         .compare(["SQLite", "plain"], [1, 1], ours, baseline)
         .await;
-    let size = async |file: &str| {
-        let url = format!("sqlite://{}", folder.join(file).display());
-        let mut connection = SqliteConnection::connect(&url).await.expect("open");
-        let size = "SELECT page_count * page_size FROM pragma_page_count, pragma_page_size";
-        let size = sqlx::query_scalar::<_, i64>(size);
-        size.fetch_one(&mut connection).await.expect("a size") as f64
-    };
+    let size = async |file| sqlite_size(&folder.join(file)).await;
     print_bytes([size("write.db").await, size("plain.db").await], written);
+}
+
+/// The bytes of a database.
+async fn sqlite_size(file: &Path) -> f64 {
+    let url = format!("sqlite://{}", file.display());
+    let mut connection = SqliteConnection::connect(&url).await.expect("open");
+    let size = "SELECT page_count * page_size FROM pragma_page_count, pragma_page_size";
+    let size = sqlx::query_scalar::<_, i64>(size);
+    size.fetch_one(&mut connection).await.expect("a size") as f64
 }
 
 async fn write_postgres(load: Load, cluster: &support::Cluster) {
@@ -315,27 +338,28 @@ async fn write_postgres(load: Load, cluster: &support::Cluster) {
     let ours = async |batches: &[Batch]| {
         backend.write(&batches[0]).await.expect("write");
         if due.is_reached() {
-            backend.merge_rollups().await.expect("merge");
+            backend.merge().await;
         }
     };
     let baseline = async |batches: &[Batch]| plain_postgres(&mut plain, &batches[0]).await;
     let written = load
         .compare(["PostgreSQL", "plain"], [1, 1], ours, baseline)
         .await;
-    let mut connection = PgConnection::connect(&url).await.expect("connect");
-    let mut size = async |tables: &str| {
-        sqlx::raw_sql("VACUUM")
-            .execute(&mut connection)
-            .await
-            .expect("vacuum");
-        let size = format!(
-            "SELECT sum(pg_total_relation_size(oid))::bigint FROM pg_class
-            WHERE relkind = 'r' AND relname LIKE '{tables}'"
-        );
-        let size = sqlx::query_scalar::<_, i64>(AssertSqlSafe(size));
-        size.fetch_one(&mut connection).await.expect("a size") as f64
-    };
+    let size = async |tables| postgres_size(&url, tables).await;
     print_bytes([size("keytally%").await, size("plain").await], written);
+}
+
+/// The bytes of tables whose names match the pattern, with their indexes and without dead rows.
+async fn postgres_size(url: &str, tables: &str) -> f64 {
+    let mut connection = PgConnection::connect(url).await.expect("connect");
+    let vacuum = sqlx::raw_sql("VACUUM").execute(&mut connection);
+    vacuum.await.expect("vacuum");
+    let size = format!(
+        "SELECT sum(pg_total_relation_size(oid))::bigint FROM pg_class
+        WHERE relkind = 'r' AND relname LIKE '{tables}'"
+    );
+    let size = sqlx::query_scalar::<_, i64>(AssertSqlSafe(size));
+    size.fetch_one(&mut connection).await.expect("a size") as f64
 }
 
 /// Compares four backends that write into one database with one, and writes without a log with those with one.
@@ -362,7 +386,7 @@ async fn compare_postgres(load: Load, cluster: &support::Cluster) {
                 write.await.expect("written");
             }
             if due.is_reached() {
-                backends[0].merge_rollups().await.expect("merge");
+                backends[0].merge().await;
             }
         }
     };
@@ -376,10 +400,66 @@ async fn compare_postgres(load: Load, cluster: &support::Cluster) {
         .await;
 }
 
+// --- Sparse traffic --------------------------------------------------------------------------------------
+
+const SPARSE_RATE: usize = 100;
+const SPARSE_SECONDS: i64 = 1_200;
+
+/// Writes a batch per second of the traffic and merges every ten seconds, as fast as possible. Returns the CPU time of
+/// one event in microseconds.
+async fn write_sparse(backend: &impl SqlBackend, keys: usize) -> f64 {
+    let mut traffic = Traffic::new(keys);
+    traffic.create_keys(backend).await;
+    let begin = Timestamp::now() - 48.hours();
+    let cpu = cpu_seconds();
+    for second in 0..SPARSE_SECONDS {
+        let batch = traffic.batch(SPARSE_RATE, |random| {
+            begin + second.seconds() + random.i64(0..1_000).milliseconds()
+        });
+        backend.write(&batch).await.expect("write");
+        if second % 10 == 9 {
+            backend.merge().await;
+        }
+    }
+    (cpu_seconds() - cpu) * 1e6 / (SPARSE_RATE as f64 * SPARSE_SECONDS as f64)
+}
+
+fn print_sparse(name: &str, cpu: f64, bytes: f64) {
+    let bytes = bytes / (SPARSE_RATE as f64 * SPARSE_SECONDS as f64);
+    println!("{name}, sparse: {cpu:.1} µs of CPU and {bytes:.0} bytes an event");
+}
+
 // --- Reading -------------------------------------------------------------------------------------------
 
+/// What is read, and the events per second that are written meanwhile.
+struct Reads<'a> {
+    sizes: &'a [usize],
+    keys: usize,
+    writing: usize,
+}
+
+/// Writes current events at this rate.
+async fn keep_writing(backend: impl SqlBackend, mut traffic: Traffic, rate: usize) {
+    let mut due = Due::new();
+    let time = Duration::from_secs_f64(BATCH as f64 / rate as f64);
+    let mut timer = tokio::time::interval(time);
+    loop {
+        timer.tick().await;
+        let batch = traffic.batch(BATCH, |_| Timestamp::now());
+        backend.write(&batch).await.expect("write");
+        if due.is_reached() {
+            backend.merge().await;
+        }
+    }
+}
+
 /// Measures queries after all rollups were merged, as the background task does with all but those of the last minute.
-async fn read(backend: &dyn Backend, sizes: &[usize], keys: usize, merge: impl AsyncFn()) {
+async fn read(backend: &impl SqlBackend, reads: &Reads<'_>, analyze: impl AsyncFn()) {
+    let &Reads {
+        sizes,
+        keys,
+        writing,
+    } = reads;
     let mut traffic = Traffic::new(keys);
     let end = Timestamp::now();
     let mut stored = 0;
@@ -388,7 +468,11 @@ async fn read(backend: &dyn Backend, sizes: &[usize], keys: usize, merge: impl A
         let start = Instant::now();
         fill(backend, &mut traffic, stored, size, end).await;
         stored = size;
-        merge().await;
+        backend.merge().await;
+        analyze().await;
+        let written = Traffic::new(keys);
+        let writer =
+            (writing > 0).then(|| tokio::spawn(keep_writing(backend.clone(), written, writing)));
         println!(
             " {size} events (written in {:.0} s)",
             start.elapsed().as_secs_f64()
@@ -461,6 +545,10 @@ async fn read(backend: &dyn Backend, sizes: &[usize], keys: usize, merge: impl A
         })
         .await;
         timed("count, three filters", 15, || backend.count(&three)).await;
+        if let Some(writer) = writer {
+            assert!(!writer.is_finished(), "writing failed");
+            writer.abort();
+        }
     }
     let issuer = Issuer::new("bench").expect("a prefix");
     let issued = issuer
@@ -489,13 +577,19 @@ fn main() {
     let words: Vec<String> = std::env::args().skip(1).collect();
     let has = |word: &str| words.iter().any(|it| it == word);
     let numbers: Vec<f64> = words.iter().filter_map(|word| word.parse().ok()).collect();
-    let (writes, reads) = (!has("read"), !has("write"));
+    let option = |name: &str, default: usize| {
+        let number = words.iter().find_map(|word| word.strip_prefix(name));
+        number.map_or(default, |number| number.parse().expect("a number"))
+    };
+    let keys = option("keys=", 20);
+    let modes = ["write", "sparse", "read"];
+    let runs = |mode: &str| has(mode) || !modes.iter().any(|mode| has(mode));
     let (sqlite, postgres) = (!has("postgres"), !has("sqlite"));
     let folder = std::env::temp_dir().join(format!("keytally-bench-{}", std::process::id()));
     std::fs::create_dir_all(&folder).expect("a folder");
     let cluster = support::Cluster::durable();
     runtime.block_on(async {
-        if writes {
+        if runs("write") {
             let number = |n: usize| numbers.get(n).copied().filter(|_| has("write"));
             let load = Load {
                 seconds: number(0).unwrap_or(1.0),
@@ -510,22 +604,38 @@ fn main() {
                 compare_postgres(load, &cluster).await;
             }
         }
-        if reads {
-            let keys = words.iter().find_map(|word| word.strip_prefix("keys="));
-            let keys = keys.map_or(20, |keys| keys.parse().expect("a number of keys"));
+        if runs("sparse") {
+            if sqlite {
+                let file = folder.join("sparse.db");
+                let backend = SqliteBackend::open(&file).await.expect("open");
+                backend.migrate().await.expect("migrate");
+                let cpu = write_sparse(&backend, keys).await;
+                print_sparse("SQLite", cpu, sqlite_size(&file).await);
+            }
+            if postgres {
+                let url = cluster.database().await;
+                let backend = PostgresBackend::connect(&url).await.expect("connect");
+                backend.migrate().await.expect("migrate");
+                let cpu = write_sparse(&backend, keys).await;
+                print_sparse("PostgreSQL", cpu, postgres_size(&url, "keytally%").await);
+            }
+        }
+        if runs("read") {
             let mut sizes: Vec<usize> = numbers.iter().map(|&n| n as usize).collect();
             if sizes.is_empty() {
                 sizes = vec![10_000, 20_000];
             }
+            let reads = Reads {
+                sizes: &sizes,
+                keys,
+                writing: option("writing=", 0),
+            };
             if sqlite {
                 println!("SQLite");
                 let file = folder.join("read.db");
                 let backend = SqliteBackend::open(file).await.expect("open");
                 backend.migrate().await.expect("migrate");
-                let merge = async || {
-                    backend.merge_rollups().await.expect("merge");
-                };
-                read(&backend, &sizes, keys, merge).await;
+                read(&backend, &reads, async || {}).await;
             }
             if postgres {
                 println!("PostgreSQL");
@@ -533,13 +643,12 @@ fn main() {
                 let backend = PostgresBackend::connect(&url).await.expect("connect");
                 backend.migrate().await.expect("migrate");
                 let pool = support::pool(&url).await;
-                let merge = async || {
-                    backend.merge_rollups().await.expect("merge");
-                    // As autovacuum does within minutes.
-                    let analyze = sqlx::raw_sql("ANALYZE").execute(&pool);
-                    analyze.await.expect("analyze");
+                // As autovacuum does within minutes.
+                let analyze = async || {
+                    let done = sqlx::raw_sql("ANALYZE").execute(&pool).await;
+                    done.expect("analyze");
                 };
-                read(&backend, &sizes, keys, merge).await;
+                read(&backend, &reads, analyze).await;
             }
         }
     });
