@@ -7,13 +7,14 @@
 //! cargo bench --features full --bench backends -- read 1000000 10000000
 //! cargo bench --features full --bench backends -- read 1000000 keys=10000 writing=20000
 //! cargo bench --features full --bench backends -- sparse keys=10000
+//! cargo bench --features full --bench backends -- import keys=50000
 //! ```
 //!
 //! `write` takes the duration per variant in seconds and, optionally, the batch size and the number of keys. It also
 //! prints the CPU time of client and server and the bytes on disk. For PostgreSQL, it compares the throughput of four
 //! backends with that of one, and without a log with that with one. `read` takes the numbers of events, and `keys=` with
 //! their number of keys, 20 by default, and `writing=` the number of events per second that are written meanwhile.
-//! `sparse` writes the events of twenty minutes, a hundred per second. `sqlite` or `postgres` selects one backend. PostgreSQL must be installed; the
+//! `sparse` writes a hundred events per second for five minutes. `import` imports keys, twice. `sqlite` or `postgres` selects one backend. PostgreSQL must be installed; the
 //! benchmark starts a server of its own. Without arguments, everything runs in a short form.
 
 use std::path::Path;
@@ -21,7 +22,7 @@ use std::time::{Duration, Instant};
 
 use jiff::{Timestamp, ToSpan};
 use keytally::backend::{PostgresBackend, SqliteBackend};
-use keytally::key::{Actor, Issuer, KeyQuery, NewKey};
+use keytally::key::{Actor, ImportedKey, Issuer, KeyQuery, NewKey};
 use keytally::usage::{
     Batch, LogFilter, LogQuery, LogSampling, Method, Status, StatusClass, SummaryQuery,
     SummarySpec, UsageRange, UsageSink,
@@ -403,30 +404,55 @@ async fn compare_postgres(load: Load, cluster: &support::Cluster) {
 // --- Sparse traffic --------------------------------------------------------------------------------------
 
 const SPARSE_RATE: usize = 100;
-const SPARSE_SECONDS: i64 = 1_200;
+const SPARSE_SECONDS: usize = 300;
 
-/// Writes a batch per second of the traffic and merges every ten seconds, as fast as possible. Returns the CPU time of
-/// one event in microseconds.
+/// Writes a batch each second for five minutes, and merges every five seconds. Returns the CPU time of one event in
+/// microseconds.
 async fn write_sparse(backend: &impl SqlBackend, keys: usize) -> f64 {
     let mut traffic = Traffic::new(keys);
     traffic.create_keys(backend).await;
-    let begin = Timestamp::now() - 48.hours();
+    let mut timer = tokio::time::interval(Duration::from_secs(1));
     let cpu = cpu_seconds();
     for second in 0..SPARSE_SECONDS {
-        let batch = traffic.batch(SPARSE_RATE, |random| {
-            begin + second.seconds() + random.i64(0..1_000).milliseconds()
-        });
+        timer.tick().await;
+        let batch = traffic.batch(SPARSE_RATE, |_| Timestamp::now());
         backend.write(&batch).await.expect("write");
-        if second % 10 == 9 {
+        if second % 5 == 0 {
             backend.merge().await;
         }
     }
-    (cpu_seconds() - cpu) * 1e6 / (SPARSE_RATE as f64 * SPARSE_SECONDS as f64)
+    (cpu_seconds() - cpu) * 1e6 / (SPARSE_RATE * SPARSE_SECONDS) as f64
 }
 
 fn print_sparse(name: &str, cpu: f64, bytes: f64) {
-    let bytes = bytes / (SPARSE_RATE as f64 * SPARSE_SECONDS as f64);
+    let bytes = bytes / (SPARSE_RATE * SPARSE_SECONDS) as f64;
     println!("{name}, sparse: {cpu:.1} µs of CPU and {bytes:.0} bytes an event");
+}
+
+// --- Import ------------------------------------------------------------------------------------------
+
+/// Imports keys, and then the same keys again.
+async fn import(name: &str, backend: &impl SqlBackend, keys: usize) {
+    let issuer = Issuer::new("bench").expect("a prefix");
+    let stream = || {
+        let keys = (0..keys).map(|n| {
+            let new = NewKey::new(format!("Key {n}")).owner(format!("customer-{}", n % 1_000));
+            ImportedKey::from_secret(new.scope("read"), &format!("sk-of-another-system-{n}"))
+                .created_at(Timestamp::UNIX_EPOCH)
+        });
+        tokio_stream::iter(keys)
+    };
+    for _ in 0..2 {
+        let start = Instant::now();
+        let report = issuer.import_all(backend, stream(), Actor::SYSTEM).await;
+        let report = report.expect("imported");
+        println!(
+            "{name}: {} keys imported and {} unchanged in {:.1} s",
+            report.imported,
+            report.existing,
+            start.elapsed().as_secs_f64()
+        );
+    }
 }
 
 // --- Reading -------------------------------------------------------------------------------------------
@@ -582,7 +608,7 @@ fn main() {
         number.map_or(default, |number| number.parse().expect("a number"))
     };
     let keys = option("keys=", 20);
-    let modes = ["write", "sparse", "read"];
+    let modes = ["write", "sparse", "import", "read"];
     let runs = |mode: &str| has(mode) || !modes.iter().any(|mode| has(mode));
     let (sqlite, postgres) = (!has("postgres"), !has("sqlite"));
     let folder = std::env::temp_dir().join(format!("keytally-bench-{}", std::process::id()));
@@ -618,6 +644,21 @@ fn main() {
                 backend.migrate().await.expect("migrate");
                 let cpu = write_sparse(&backend, keys).await;
                 print_sparse("PostgreSQL", cpu, postgres_size(&url, "keytally%").await);
+            }
+        }
+        if runs("import") {
+            if sqlite {
+                let backend = SqliteBackend::open(folder.join("import.db"))
+                    .await
+                    .expect("open");
+                backend.migrate().await.expect("migrate");
+                import("SQLite", &backend, option("keys=", 1_000)).await;
+            }
+            if postgres {
+                let url = cluster.database().await;
+                let backend = PostgresBackend::connect(&url).await.expect("connect");
+                backend.migrate().await.expect("migrate");
+                import("PostgreSQL", &backend, option("keys=", 1_000)).await;
             }
         }
         if runs("read") {

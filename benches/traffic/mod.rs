@@ -34,11 +34,14 @@ impl Traffic {
     /// Creates the keys, so that writes update their last use.
     pub(crate) async fn create_keys(&self, backend: &dyn KeyAdmin) {
         let issuer = Issuer::new("bench").expect("a prefix");
-        for (id, owner) in &self.keys {
-            let new = NewKey::new(format!("Key of {owner}")).owner(&**owner);
-            let (_, mut record) = issuer.prepare(new).expect("a key");
-            record.key.id = *id;
-            let created = backend.create(record, Actor::SYSTEM).await;
+        for keys in self.keys.chunks(500) {
+            let records = keys.iter().map(|(id, owner)| {
+                let new = NewKey::new(format!("Key of {owner}")).owner(&**owner);
+                let (_, mut record) = issuer.prepare(new).expect("a key");
+                (record.key.id, record.key.lineage) = (*id, *id);
+                record
+            });
+            let created = backend.create_all(records.collect(), Actor::SYSTEM).await;
             created.expect("created");
         }
     }

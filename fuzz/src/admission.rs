@@ -13,7 +13,9 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Uri};
 use http_body_util::Empty;
 use keytally::backend::MemoryBackend;
-use keytally::key::{Actor, Issuer, KeyAdmin, KeyRecord, KeyStore, NewKey, Secret, StoreError};
+use keytally::key::{
+    Actor, ImportedKey, Issuer, KeyAdmin, KeyRecord, KeyStore, NewKey, Secret, StoreError,
+};
 use keytally::{
     ApiKeyLayer, ApiKeyService, Caller, Clock, KeyId, Rejection, StoreFailure, async_trait,
 };
@@ -111,8 +113,12 @@ impl Layers {
         let backend = MemoryBackend::with_clock(Default::default(), clock.clone());
         let issuer = Issuer::new("acme_live").unwrap().clock(clock.clone());
         for (nth, secret) in SECRETS[..3].iter().enumerate() {
-            let key = now(issuer.import_secret(&backend, NewKey::new("x"), secret, Actor::SYSTEM))
-                .unwrap();
+            let key = now(issuer.import(
+                &backend,
+                ImportedKey::from_secret(NewKey::new("x"), secret),
+                Actor::SYSTEM,
+            ))
+            .unwrap();
             if nth == 2 {
                 now(backend.revoke(key.id, Actor::SYSTEM)).unwrap();
             }

@@ -19,7 +19,7 @@ use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Uri};
 use http_body_util::{BodyExt, Empty};
 use keytally::backend::MemoryBackend;
-use keytally::key::{Actor, Issuer, KeyAdmin, NewKey, Secret};
+use keytally::key::{Actor, ImportedKey, Issuer, KeyAdmin, NewKey, Secret};
 use keytally::usage::{Recorder, RejectionReason};
 use keytally::{ApiKeyLayer, ApiKeyService, Caller, Clock, CredentialSource, Rejection};
 use tokio::runtime::{Builder, Runtime};
@@ -134,7 +134,12 @@ impl Layers {
         let issuer = Issuer::new("acme_live").unwrap().clock(clock.clone());
         for (nth, secret) in SECRETS[..3].iter().enumerate() {
             let new = NewKey::new(nth.to_string());
-            let key = now(issuer.import_secret(&backend, new, secret, Actor::SYSTEM)).unwrap();
+            let key = now(issuer.import(
+                &backend,
+                ImportedKey::from_secret(new, secret),
+                Actor::SYSTEM,
+            ))
+            .unwrap();
             if nth == 2 {
                 now(backend.revoke(key.id, Actor::SYSTEM)).unwrap();
             }

@@ -15,7 +15,7 @@ use http::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 use keytally::backend::MemoryBackend;
-use keytally::key::{Actor, Issuer, NewKey};
+use keytally::key::{Actor, ImportedKey, Issuer, NewKey};
 use keytally::usage::{Cause, Outcome, Status};
 use keytally::{ApiKeyLayer, ApiKeyService, BodyError, Clock};
 use tokio::runtime::{Builder, Runtime};
@@ -239,7 +239,12 @@ impl Fixture {
         let clock = Clock::manual("2026-11-01T10:00:00Z".parse().unwrap());
         let backend = MemoryBackend::with_clock(Default::default(), clock.clone());
         let issuer = Issuer::new("acme_live").unwrap().clock(clock.clone());
-        now(issuer.import_secret(&backend, NewKey::new("a"), SECRETS[0], Actor::SYSTEM)).unwrap();
+        now(issuer.import(
+            &backend,
+            ImportedKey::from_secret(NewKey::new("a"), SECRETS[0]),
+            Actor::SYSTEM,
+        ))
+        .unwrap();
         let layer = ApiKeyLayer::new(backend)
             .clock(clock)
             .recorder(recorded.recorder.clone());

@@ -7,7 +7,8 @@ use std::cell::LazyCell;
 
 use keytally::backend::{MemoryBackend, MemoryConfig};
 use keytally::key::{
-    Actor, Digest, IssueError, Issuer, Key, KeyAdmin, KeyStore, NewKey, Peppers, StoreError,
+    Actor, Digest, ImportedKey, IssueError, Issuer, Key, KeyAdmin, KeyStore, NewKey, Peppers,
+    StoreError,
 };
 use keytally::{Clock, KeyId};
 use sha2::{Digest as _, Sha256};
@@ -101,9 +102,11 @@ impl Fixture {
 
     /// Checks that a valid hash is imported as the key's digest, and an invalid one is rejected.
     fn check_hash(&self, hex: &str) {
-        let imported = self
-            .plain
-            .import_sha256(&self.store, NewKey::new("a"), hex, Actor::SYSTEM);
+        let imported = self.plain.import(
+            &self.store,
+            ImportedKey::from_digest(NewKey::new("a"), Digest::from_sha256(hex)),
+            Actor::SYSTEM,
+        );
         match now(imported) {
             Ok(key) => {
                 assert!(is_hex(hex), "{hex}");
@@ -129,7 +132,11 @@ impl Fixture {
 
         let imported = |issuer: &Issuer| {
             let new = NewKey::new("a");
-            now(issuer.import_secret(&self.store, new, secret, Actor::SYSTEM))
+            now(issuer.import(
+                &self.store,
+                ImportedKey::from_secret(new, secret),
+                Actor::SYSTEM,
+            ))
         };
         let Some(id) = id else {
             let rejected = imported(&self.plain);
@@ -157,10 +164,11 @@ impl Fixture {
         assert!(again.is_err_and(|error| conflict(&error)));
         self.delete(&key);
 
-        let by_hash =
-            now(self
-                .plain
-                .import_sha256(&self.store, NewKey::new("a"), &hex, Actor::SYSTEM));
+        let by_hash = now(self.plain.import(
+            &self.store,
+            ImportedKey::from_digest(NewKey::new("a"), Digest::from_sha256(&hex)),
+            Actor::SYSTEM,
+        ));
         let by_hash = by_hash.unwrap();
         // Secrets in this crate's format are looked up by the id they contain, which a hash does not reveal.
         if !is_secret(secret) {

@@ -83,7 +83,7 @@ impl Lists {
         for (nth, micros) in times.into_iter().enumerate() {
             let id: KeyId = format!("{nth:a>16}").parse().unwrap();
             let key = Key::new(id, format!("key {nth}"), at(micros));
-            let digest = Digest::from_sha256_hex(&"0".repeat(64)).unwrap();
+            let digest = Digest::from_sha256(&"0".repeat(64)).unwrap();
             now(backend.create(
                 KeyRecord {
                     key,

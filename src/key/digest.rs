@@ -13,16 +13,17 @@ use std::str::FromStr;
 
 use hmac::{Hmac, KeyInit, Mac};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use sha2::{Digest as _, Sha256};
+use sha2::{Digest as _, Sha256, Sha512};
 use subtle::{Choice, ConditionallySelectable, ConstantTimeEq};
 
+use super::encoded::{decode, from_hex};
 use crate::id::KeyId;
 use crate::invalid_config::InvalidConfig;
 use crate::parse_error::ParseError;
 
 /// The digest of a secret, as held by a store.
 ///
-/// As text: `sha256:<hex>`, or `hmac-sha256:<pepper>:<hex>`. `Debug` shows only the algorithm and the pepper name.
+/// As text: `sha256:<hex>`, `hmac-sha256:<pepper>:<hex>`, or `sha512:<hex>` with the first 32 bytes of the SHA-512. `Debug` shows only the algorithm and the pepper name.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Digest {
     pepper: PepperName,
@@ -30,30 +31,79 @@ pub struct Digest {
 }
 
 const INVALID: ParseError =
-    ParseError::new("invalid digest: a SHA-256 or HMAC-SHA-256 is 64 hexadecimal digits");
+    ParseError::new("invalid digest: expected the bytes of the hash, hexadecimal digits or base64");
 
 impl Digest {
-    /// A plain SHA-256 digest, such as one from another system, in 64 hexadecimal digits.
+    /// The SHA-256 of a secret, as 32 bytes, 64 hexadecimal digits or base64 with either alphabet.
+    ///
+    /// ```
+    /// use keytally::key::Digest;
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let hex = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08";
+    /// let base64 = "n4bQgYhMfWWaL+qgxVrQFaO/TxsrC4Is0V1sFbDwCgg=";
+    /// assert_eq!(Digest::from_sha256(hex)?, Digest::from_sha256(base64)?);
+    /// # Ok(()) }
+    /// ```
     ///
     /// # Errors
     ///
-    /// [`ParseError`] for any other text.
-    pub fn from_sha256_hex(text: &str) -> Result<Self, ParseError> {
+    /// [`ParseError`] for anything else.
+    pub fn from_sha256(hash: impl AsRef<[u8]>) -> Result<Self, ParseError> {
         Ok(Self {
             pepper: PepperName::NONE,
-            bytes: from_hex(text).ok_or(INVALID)?,
+            bytes: hash_from(hash.as_ref()).ok_or(INVALID)?,
         })
+    }
+
+    /// The HMAC-SHA-256 of a secret under the pepper with this name (see [`Peppers::new`]), in the same encodings as
+    /// in [`from_sha256`](Self::from_sha256).
+    ///
+    /// # Errors
+    ///
+    /// [`ParseError`] for anything else, and for an invalid name.
+    pub fn from_hmac_sha256(pepper: &str, hash: impl AsRef<[u8]>) -> Result<Self, ParseError> {
+        Ok(Self {
+            pepper: PepperName::new(pepper).ok_or(INVALID_PEPPER)?,
+            bytes: hash_from(hash.as_ref()).ok_or(INVALID)?,
+        })
+    }
+
+    /// The SHA-512 of a secret, as 64 bytes, 128 hexadecimal digits or base64 with either alphabet. Its first 32 bytes
+    /// are kept.
+    ///
+    /// # Errors
+    ///
+    /// [`ParseError`] for anything else.
+    pub fn from_sha512(hash: impl AsRef<[u8]>) -> Result<Self, ParseError> {
+        let hash: [u8; 64] = hash_from(hash.as_ref()).ok_or(INVALID)?;
+        Ok(Self::of_sha512(&hash))
+    }
+
+    fn of_sha512(hash: &[u8; 64]) -> Self {
+        Self {
+            pepper: PepperName::SHA_512,
+            bytes: *hash.first_chunk().unwrap_or(&[0; 32]),
+        }
     }
 
     /// The name of the pepper that it was computed with, if any.
     pub fn pepper(&self) -> Option<&str> {
-        Some(self.pepper.as_str()).filter(|name| !name.is_empty())
+        let is_algorithm = [PepperName::NONE, PepperName::SHA_512].contains(&self.pepper);
+        (!is_algorithm).then(|| self.pepper.as_str())
     }
 
-    /// The id of an imported key, derived from the SHA-256 of its secret, so that both the import of a digest and
-    /// a lookup by secret can compute it.
-    pub(crate) fn imported_id(&self) -> KeyId {
+    /// The id of the key that is imported with this digest: 95 of its bits in base62.
+    pub fn imported_id(&self) -> KeyId {
         KeyId::from_sha256(&self.bytes)
+    }
+
+    /// The name of its algorithm, unless it was computed with a pepper.
+    fn algorithm(&self) -> &'static str {
+        match self.pepper {
+            PepperName::SHA_512 => "sha512",
+            _ => "sha256",
+        }
     }
 
     /// A placeholder digest that no secret has.
@@ -62,6 +112,17 @@ impl Digest {
             pepper: PepperName::NONE,
             bytes: [0; 32],
         }
+    }
+
+    /// The SHA-512 of a secret.
+    pub(crate) fn sha512(secret: &[u8]) -> Self {
+        Self::of_sha512(&Sha512::digest(secret).into())
+    }
+
+    /// Whether the key with the other digest exists and both are the same. Takes the same time for all digests.
+    pub(crate) fn matches(&self, other: &Self, exists: bool) -> bool {
+        let is_equal = words(&self.bytes).ct_eq(&words(&other.bytes));
+        (is_equal & self.pepper.ct_eq(&other.pepper) & Choice::from(u8::from(exists))).into()
     }
 
     /// The plain SHA-256 of a secret.
@@ -77,7 +138,7 @@ impl fmt::Display for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.pepper() {
             Some(pepper) => write!(f, "hmac-sha256:{pepper}:")?,
-            None => f.write_str("sha256:")?,
+            None => write!(f, "{}:", self.algorithm())?,
         }
         self.bytes
             .iter()
@@ -89,7 +150,7 @@ impl fmt::Debug for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.pepper() {
             Some(pepper) => write!(f, "Digest(hmac-sha256:{pepper})"),
-            None => f.write_str("Digest(sha256)"),
+            None => write!(f, "Digest({})", self.algorithm()),
         }
     }
 }
@@ -98,17 +159,19 @@ impl FromStr for Digest {
     type Err = ParseError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        if let Some(hex) = text.strip_prefix("sha256:") {
-            return Self::from_sha256_hex(hex);
+        let from = |pepper, hex: &str| {
+            let bytes = from_hex(hex.as_bytes()).ok_or(INVALID)?;
+            Ok(Self { pepper, bytes })
+        };
+        match text.split_once(':').ok_or(INVALID)? {
+            ("sha256", hex) => from(PepperName::NONE, hex),
+            ("sha512", hex) => from(PepperName::SHA_512, hex),
+            ("hmac-sha256", rest) => {
+                let (pepper, hex) = rest.split_once(':').ok_or(INVALID)?;
+                from(PepperName::new(pepper).ok_or(INVALID)?, hex)
+            }
+            _ => Err(INVALID),
         }
-        let (pepper, hex) = text
-            .strip_prefix("hmac-sha256:")
-            .and_then(|rest| rest.split_once(':'))
-            .ok_or(INVALID)?;
-        Ok(Self {
-            pepper: PepperName::new(pepper).ok_or(INVALID)?,
-            bytes: from_hex(hex).ok_or(INVALID)?,
-        })
     }
 }
 
@@ -125,17 +188,15 @@ impl<'de> Deserialize<'de> for Digest {
     }
 }
 
-pub(super) fn from_hex(text: &str) -> Option<[u8; 32]> {
-    let text = text.as_bytes();
-    let mut bytes = [0; 32];
-    if text.len() != 2 * bytes.len() {
-        return None;
+const INVALID_PEPPER: ParseError =
+    ParseError::new("invalid pepper name: expected 1 to 32 characters of a-z, 0-9 and -");
+
+/// A hash as its bytes or encoded. The encodings differ in length.
+fn hash_from<const N: usize>(hash: &[u8]) -> Option<[u8; N]> {
+    match hash.try_into() {
+        Ok(bytes) => Some(bytes),
+        Err(_) => decode(hash),
     }
-    for (byte, pair) in bytes.iter_mut().zip(text.chunks_exact(2)) {
-        let digit = |b: u8| char::from(b).to_digit(16);
-        *byte = (digit(pair[0])? * 16 + digit(pair[1])?) as u8;
-    }
-    Some(bytes)
 }
 
 /// The application's peppers. The first computes new digests; all verify the digests computed with them.
@@ -144,7 +205,7 @@ pub(super) fn from_hex(text: &str) -> Option<[u8; 32]> {
 /// Without peppers, digests are plain SHA-256.
 ///
 /// A pepper prevents guesses from being verified with a stolen database, except for
-/// [imported](super::Issuer::import_secret) secrets in another format: their ids are derived from the plain
+/// [imported](super::ImportedKey::from_secret) secrets in another format: their ids are derived from the plain
 /// SHA-256.
 ///
 /// ```
@@ -204,6 +265,21 @@ impl Peppers {
             },
             None => Digest::sha256(secret),
         }
+    }
+
+    /// Whether there is a pepper with this name.
+    pub(super) fn has(&self, pepper: &str) -> bool {
+        self.0.iter().any(|(name, _)| name.as_str() == pepper)
+    }
+
+    /// The digest of a secret under the pepper with this name.
+    pub(super) fn digest_with(&self, pepper: &str, secret: &[u8]) -> Option<Digest> {
+        let mut peppers = self.0.iter();
+        let (name, keyed) = peppers.find(|(name, _)| name.as_str() == pepper)?;
+        Some(Digest {
+            pepper: *name,
+            bytes: hmac(keyed, secret),
+        })
     }
 
     /// Whether the secret has this digest. Takes the same work for every secret and digest. A digest with an
@@ -294,6 +370,15 @@ impl PepperName {
         len: 0,
         bytes: [0; Self::MAX_LEN],
     };
+    /// Marks SHA-512 digests. Not a valid name.
+    const SHA_512: Self = Self {
+        len: 1,
+        bytes: {
+            let mut bytes = [0; Self::MAX_LEN];
+            bytes[0] = b':';
+            bytes
+        },
+    };
 
     fn new(name: &str) -> Option<Self> {
         let allowed = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
@@ -359,7 +444,7 @@ pub(crate) mod tests {
     fn plain_digests_are_sha256() {
         let digest = Peppers::none().digest(b"abc");
         assert_eq!(digest.to_string(), format!("sha256:{ABC}"));
-        assert_eq!(Digest::from_sha256_hex(&ABC.to_uppercase()), Ok(digest));
+        assert_eq!(Digest::from_sha256(ABC.to_uppercase()), Ok(digest));
     }
 
     #[test]
@@ -452,9 +537,46 @@ pub(crate) mod tests {
         }
     }
 
+    /// In every encoding; the SHA-512 of "abc" is that of FIPS 180-4.
+    #[test]
+    fn hashes_of_other_systems_are_decoded() {
+        let digest = Digest::sha256(b"abc");
+        let bytes: [u8; 32] = from_hex(ABC.as_bytes()).unwrap();
+        for text in [
+            &bytes[..],
+            ABC.as_bytes(),
+            b"ungWv48Bz+pBQUDeXa4iI7ADYaOWF3qctBD/YfIAFa0=",
+            b"ungWv48Bz+pBQUDeXa4iI7ADYaOWF3qctBD/YfIAFa0",
+            b"ungWv48Bz-pBQUDeXa4iI7ADYaOWF3qctBD_YfIAFa0",
+        ] {
+            assert_eq!(Digest::from_sha256(text), Ok(digest.clone()));
+            let peppered = Digest::from_hmac_sha256("old", text).unwrap();
+            assert_eq!(peppered.to_string(), format!("hmac-sha256:old:{ABC}"));
+        }
+        let hex = "ddaf35a193617abacc417349ae20413112e6fa4e89a97ea20a9eeee64b55d39a\
+            2192992a274fc1a836ba3c23a3feebbd454d4423643ce80e2a9ac94fa54ca49f";
+        let digest = Digest::from_sha512(hex).unwrap();
+        assert_eq!(digest, Digest::sha512(b"abc"));
+        assert_eq!(digest.pepper(), None);
+        assert_eq!(digest.to_string(), format!("sha512:{}", &hex[..64]));
+        for other in [&hex[..127], "", &ABC[..63], &"x".repeat(40)] {
+            assert_eq!(Digest::from_sha512(other), Err(INVALID));
+            assert_eq!(Digest::from_sha256(other), Err(INVALID));
+        }
+        assert_eq!(Digest::from_hmac_sha256("Old", ABC), Err(INVALID_PEPPER));
+        // No secret has a digest of another algorithm.
+        assert!(!Peppers::none().verify(b"abc", &digest, true));
+        assert!(!two_peppers().verify(b"abc", &digest, true));
+    }
+
     #[test]
     fn digests_round_trip_as_text() {
-        for digest in [Peppers::none().digest(b"a"), two_peppers().digest(b"a")] {
+        let digests = [
+            Peppers::none().digest(b"a"),
+            two_peppers().digest(b"a"),
+            Digest::sha512(b"a"),
+        ];
+        for digest in digests {
             assert_eq!(digest.to_string().parse(), Ok(digest));
         }
         let hex = "0".repeat(64);

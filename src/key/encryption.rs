@@ -20,14 +20,13 @@ use chacha20poly1305::aead::{AeadInOut, KeyInit};
 use chacha20poly1305::{Tag, XChaCha20Poly1305, XNonce};
 use zeroize::Zeroizing;
 
-use super::digest::from_hex;
+use super::encoded::decode;
 use super::encrypted_secret::EncryptedSecret;
 use super::secret::Secret;
 use crate::id::KeyId;
 use crate::invalid_config::InvalidConfig;
 
 const VERSION: u8 = 1;
-const KEY_LEN: usize = 32;
 const NONCE_LEN: usize = 24;
 const TAG_LEN: usize = 16;
 
@@ -134,44 +133,13 @@ impl FromStr for Vault {
     type Err = InvalidConfig;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let key = from_hex(text).or_else(|| from_base64(text));
-        key.map(Self::new).ok_or(InvalidConfig::new(
-            "encryption key",
-            "32 bytes: 64 hexadecimal digits, or 43 characters of base64",
-        ))
+        decode(text.as_bytes())
+            .map(Self::new)
+            .ok_or(InvalidConfig::new(
+                "encryption key",
+                "32 bytes: 64 hexadecimal digits, or 43 characters of base64",
+            ))
     }
-}
-
-/// Decodes 32 bytes of base64 ([RFC 4648](https://www.rfc-editor.org/rfc/rfc4648#section-4)) in the standard or
-/// URL-safe alphabet.
-fn from_base64(text: &str) -> Option<[u8; KEY_LEN]> {
-    let digits = text.strip_suffix('=').unwrap_or(text).as_bytes();
-    if digits.len() != 43 {
-        return None;
-    }
-    let mut key = Zeroizing::new([0; KEY_LEN]);
-    // Bits that are read but not yet written.
-    let (mut bits, mut count) = (0u32, 0);
-    let mut bytes = key.iter_mut();
-    for &digit in digits {
-        let value = match digit {
-            b'A'..=b'Z' => digit - b'A',
-            b'a'..=b'z' => digit - b'a' + 26,
-            b'0'..=b'9' => digit - b'0' + 52,
-            b'+' | b'-' => 62,
-            b'/' | b'_' => 63,
-            _ => return None,
-        };
-        bits = (bits << 6) | u32::from(value);
-        count += 6;
-        if count >= 8 {
-            count -= 8;
-            *bytes.next()? = (bits >> count) as u8;
-            bits &= (1 << count) - 1;
-        }
-    }
-    // The two remaining bits must be zero, so that each key has one encoding.
-    (bits == 0).then_some(*key)
 }
 
 impl fmt::Debug for Vault {

@@ -47,7 +47,7 @@ pub struct Issued {
 pub struct Issuer {
     prefix: Prefix,
     pub(super) peppers: Peppers,
-    clock: Clock,
+    pub(super) clock: Clock,
     /// A fixed id for the next key; random if `None`.
     id: Option<KeyId>,
     #[cfg(feature = "recoverable")]
@@ -216,83 +216,6 @@ impl Issuer {
         let key = store.rotate(id, rotation, actor).await?;
         Ok(Issued { secret, key })
     }
-
-    /// Imports a key of another system from its plain secret, under the id that [`KeyId::of_secret`] returns. If
-    /// the secret does not have the format of this crate, the layer accepts it only with
-    /// [`accept_imported`](crate::ApiKeyLayer::accept_imported).
-    ///
-    /// A pepper protects the digest, but not the id: for a secret in another format, the id is 95 bits of its
-    /// plain SHA-256, which is enough to brute-force a guessable secret. [Rotate](Self::rotate) such keys.
-    ///
-    /// # Errors
-    ///
-    /// As [`issue`](Self::issue). Also if the secret is shorter than 16 or longer than 512 bytes or not printable
-    /// ASCII, or the key should be recoverable.
-    pub async fn import_secret<S>(
-        &self,
-        store: &S,
-        new: NewKey,
-        secret: &str,
-        actor: Actor<'_>,
-    ) -> Result<Key, IssueError>
-    where
-        S: KeyAdmin + ?Sized,
-    {
-        let id = KeyId::of_secret(secret).ok_or(IssueError::InvalidSecret)?;
-        let digest = self.peppers.digest(secret.as_bytes());
-        self.import(store, new, id, digest, actor).await
-    }
-
-    /// Imports a key of another system from the SHA-256 of its secret in hexadecimal digits. Peppers do not apply
-    /// to it, so that a guessable secret can be brute-forced from the digest.
-    ///
-    /// Not for secrets in the format of this crate: lookups use the id in the secret, which cannot be derived from
-    /// the hash. If the ids are known, [create](KeyAdmin::create) the records instead.
-    ///
-    /// # Errors
-    ///
-    /// As [`issue`](Self::issue). Also if `hex` is not 64 hexadecimal digits, or the key should be recoverable.
-    pub async fn import_sha256<S>(
-        &self,
-        store: &S,
-        new: NewKey,
-        hex: &str,
-        actor: Actor<'_>,
-    ) -> Result<Key, IssueError>
-    where
-        S: KeyAdmin + ?Sized,
-    {
-        let digest = Digest::from_sha256_hex(hex).map_err(IssueError::Digest)?;
-        self.import(store, new, digest.imported_id(), digest, actor)
-            .await
-    }
-
-    async fn import<S>(
-        &self,
-        store: &S,
-        new: NewKey,
-        id: KeyId,
-        digest: Digest,
-        actor: Actor<'_>,
-    ) -> Result<Key, IssueError>
-    where
-        S: KeyAdmin + ?Sized,
-    {
-        if new.recoverable {
-            return Err(IssueError::ImportedRecoverable);
-        }
-        // From the id: no part of the secret may be stored.
-        let hint = format!("imported {}…", &id.as_str()[..4]);
-        let key = new.into_key(id, hint, self.clock.now().timestamp())?;
-        let imported = key.clone();
-        let record = KeyRecord {
-            key,
-            digest,
-            encrypted_secret: None,
-        };
-        store.create(record, actor).await?;
-        Ok(imported)
-    }
 }
 
 impl KeyId {
@@ -321,7 +244,7 @@ impl KeyId {
 }
 
 /// Whether a text has the length and characters of an importable secret.
-pub(crate) fn is_importable(secret: &[u8]) -> bool {
+pub(super) fn is_importable(secret: &[u8]) -> bool {
     (16..=512).contains(&secret.len()) && secret.iter().all(u8::is_ascii_graphic)
 }
 

@@ -4,10 +4,13 @@ mod address;
 mod audit;
 mod cache;
 mod digest;
+mod encoded;
 mod encrypted_secret;
 #[cfg(feature = "recoverable")]
 mod encryption;
 mod error;
+mod import;
+mod imported_format;
 mod invalidation;
 mod issuer;
 mod new_key;
@@ -31,6 +34,8 @@ pub use encrypted_secret::EncryptedSecret;
 #[cfg(feature = "recoverable")]
 pub use encryption::Vault;
 pub use error::{InvalidKey, StoreError};
+pub use import::{ImportReport, ImportedKey, RejectedImport};
+pub use imported_format::ImportedFormat;
 pub use invalidation::InvalidationFeed;
 pub use issuer::{IssueError, Issued, Issuer};
 pub use new_key::NewKey;
@@ -47,9 +52,9 @@ pub(crate) use cache::{CacheLookup, CachedKey};
 #[cfg(test)]
 pub(crate) use digest::tests::{COMPUTED, Computed};
 pub(crate) use error::check_time;
+pub(crate) use imported_format::ImportCandidate;
 #[cfg(feature = "conformance")]
 pub(crate) use invalidation::Invalidate;
-pub(crate) use issuer::is_importable;
 pub(crate) use redact::{credential_has_secret, has_secret, redact_secrets, truncate_for_search};
 pub(crate) use secret::id_of;
 pub(crate) use verified::{Recalled, Tag, forget, recall, remember};

@@ -31,7 +31,7 @@ use crate::page::whole_micros;
 /// ```
 #[derive(Debug, Clone)]
 pub struct NewKey {
-    name: String,
+    pub(super) name: String,
     owner: Option<Arc<str>>,
     environment: Option<String>,
     scopes: Vec<String>,

@@ -25,6 +25,8 @@ pub struct KeyQuery {
     pub unused_since: Option<Timestamp>,
     /// Only keys that expire before this time.
     pub expires_before: Option<Timestamp>,
+    /// Only keys that were imported, or only keys that were not.
+    pub imported: Option<bool>,
     /// The page to read.
     #[serde(flatten)]
     pub page: PageRequest,
@@ -78,6 +80,13 @@ impl KeyQuery {
         self
     }
 
+    /// Lists only keys that were imported, or only keys that were not.
+    #[must_use]
+    pub fn imported(mut self, imported: bool) -> Self {
+        self.imported = Some(imported);
+        self
+    }
+
     /// Sets the page size.
     #[must_use]
     pub fn limit(mut self, limit: usize) -> Self {
@@ -108,6 +117,9 @@ impl KeyQuery {
             && self
                 .unused_since
                 .is_none_or(|time| key.created_at < time && key.last_used_at < Some(time))
+            && self
+                .imported
+                .is_none_or(|imported| key.imported == imported)
             && self
                 .expires_before
                 .is_none_or(|time| key.expires_at.is_some_and(|expires_at| expires_at < time))
@@ -147,7 +159,8 @@ mod tests {
             .name("zAP")
             .ids([other, key.id])
             .unused_since(day + micro)
-            .expires_before(next + micro);
+            .expires_before(next + micro)
+            .imported(false);
         assert!(all.matches(&key) && KeyQuery::new().matches(&key));
         for other in [
             all.clone().owner("Acme"),
@@ -157,6 +170,7 @@ mod tests {
             all.clone().ids([other]),
             all.clone().unused_since(day),
             all.clone().expires_before(next),
+            all.clone().imported(true),
         ] {
             assert!(!other.matches(&key), "{other:?}");
         }

@@ -66,6 +66,10 @@ pub struct Key {
     /// resets it; expiry does not, because the expiry can be extended.
     #[serde(default)]
     pub recoverable: bool,
+    /// Whether the secret was issued by another system and [imported](super::Issuer::import). The key that replaces
+    /// it in a rotation is not imported.
+    #[serde(default)]
+    pub imported: bool,
 }
 
 impl Key {
@@ -100,6 +104,7 @@ impl Key {
             last_used_at: None,
             hint: format!("{}…", &id.as_str()[..4]),
             recoverable: false,
+            imported: false,
         }
     }
 
@@ -274,6 +279,7 @@ impl KeyRecord {
             rotated_from: Some(self.key.id),
             last_used_at: None,
             recoverable: encrypted_secret.is_some(),
+            imported: false,
             ..self.key.clone()
         };
         key.validate()?;

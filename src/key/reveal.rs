@@ -107,8 +107,8 @@ mod tests {
     use super::*;
     use crate::backend::MemoryBackend;
     use crate::key::{
-        AuditAction, AuditLog, AuditQuery, Digest, EncryptedSecret, IssueError, Issued, KeyRecord,
-        NewKey, Peppers, Prefix,
+        AuditAction, AuditLog, AuditQuery, Digest, EncryptedSecret, ImportedKey, IssueError,
+        Issued, KeyRecord, NewKey, Peppers, Prefix,
     };
 
     fn issuer() -> Issuer {
@@ -209,11 +209,19 @@ mod tests {
         let (store, issuer) = (MemoryBackend::new(), issuer());
         let secret = "sk-from-another-system";
         let error = issuer
-            .import_secret(&store, recoverable_key(), secret, Actor::SYSTEM)
+            .import(
+                &store,
+                ImportedKey::from_secret(recoverable_key(), secret),
+                Actor::SYSTEM,
+            )
             .await;
         assert!(matches!(error, Err(IssueError::ImportedRecoverable)));
         let error = issuer
-            .import_sha256(&store, recoverable_key(), &"0".repeat(64), Actor::SYSTEM)
+            .import(
+                &store,
+                ImportedKey::from_digest(recoverable_key(), Digest::from_sha256("0".repeat(64))),
+                Actor::SYSTEM,
+            )
             .await;
         assert!(matches!(error, Err(IssueError::ImportedRecoverable)));
     }

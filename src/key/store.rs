@@ -76,6 +76,28 @@ pub trait KeyAdmin: KeyStore {
     /// the store does not support them.
     async fn create(&self, record: KeyRecord, actor: Actor<'_>) -> Result<(), StoreError>;
 
+    /// Creates keys with different ids, and returns the ids that exist, whose keys are left unchanged. By default, keys
+    /// are created one by one, so that an error may leave some of them created; backends use one transaction.
+    ///
+    /// # Errors
+    ///
+    /// As [`create`](Self::create), except for [`StoreError::Conflict`].
+    async fn create_all(
+        &self,
+        records: Vec<KeyRecord>,
+        actor: Actor<'_>,
+    ) -> Result<Vec<KeyId>, StoreError> {
+        let mut existing = Vec::new();
+        for record in records {
+            let id = record.key.id;
+            match self.create(record, actor).await {
+                Err(StoreError::Conflict(_)) => existing.push(id),
+                created => created?,
+            }
+        }
+        Ok(existing)
+    }
+
     /// Lists keys, newest first.
     ///
     /// # Errors
@@ -214,6 +236,10 @@ macro_rules! forward_to_pointee {
         impl<S: KeyAdmin + ?Sized> KeyAdmin for $pointer<S> {
             async fn create(&self, record: KeyRecord, actor: Actor<'_>) -> Result<(), StoreError> {
                 (**self).create(record, actor).await
+            }
+
+            async fn create_all(&self, records: Vec<KeyRecord>, actor: Actor<'_>) -> Result<Vec<KeyId>, StoreError> {
+                (**self).create_all(records, actor).await
             }
 
             async fn list(&self, query: &KeyQuery) -> Result<Page<Key>, StoreError> {

@@ -10,9 +10,9 @@ use http::response::Parts;
 use http::{HeaderMap, Response};
 use http_body::Body;
 use uuid::Uuid;
-use zeroize::Zeroizing;
 
 use super::caller::AnonymousMark;
+use super::candidate::Candidate;
 use super::credential::SourceSet;
 use super::request_context::{RequestContext, RequestMetadata};
 use super::response_headers::{ResponseHeaders, add_request_id, add_to_nested};
@@ -136,7 +136,7 @@ pub(super) enum Resumed {
     /// The store lookup completed.
     LookedUp {
         found: Result<Option<Arc<CachedKey>>, StoreError>,
-        secret: Zeroizing<Vec<u8>>,
+        candidate: Candidate,
         /// The charge to the lookup limit, refunded unless the lookup failed.
         charge: Option<Charge>,
         /// Whether the lookup limit was checked before the lookup.

@@ -55,10 +55,10 @@ impl Config {
         let admission = match resumed {
             Resumed::LookedUp {
                 found,
-                secret,
+                candidate,
                 charge,
                 limit_checked,
-            } => self.key_looked_up(found, &secret, charge, limit_checked, &context),
+            } => self.key_looked_up(found, &candidate, charge, limit_checked, &context),
             Resumed::LookupLimited { wait } => self.reject_lookup_limited(wait, &context),
             Resumed::Decided {
                 entry,

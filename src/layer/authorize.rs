@@ -10,6 +10,7 @@ use http::Response;
 
 use super::admission::{Admission, Admitted, Decided};
 use super::caller::AnonymousMark;
+use super::candidate::Candidate;
 use super::client_limit::ClientLimit;
 use super::config::Config;
 use super::credential::{Credential, Presented};
@@ -20,10 +21,8 @@ use super::request_context::RequestContext;
 use super::request_parts::RequestParts;
 use super::tracker::RequestTracker;
 use crate::clock::Now;
-use crate::id::KeyId;
 use crate::key::{
-    CacheLookup, CachedKey, Digest, KeyStatus, Recalled, Tag, forget, id_of, is_importable, recall,
-    remember,
+    CacheLookup, CachedKey, KeyStatus, Recalled, Tag, forget, id_of, recall, remember,
 };
 use crate::limit::{AttachedLimits, Decision, LimitResponse};
 use crate::usage::{Recorder, RejectionReason};
@@ -137,28 +136,73 @@ impl Config {
         tag: Option<Tag>,
         context: &RequestContext<'_>,
     ) -> Admission {
-        let Some(id) = self.id_of(&secret) else {
-            return self.reject_unauthenticated(RejectionReason::Malformed, context);
+        let Some(id) = id_of(&secret) else {
+            return self.decide_imported(&secret, context);
         };
         match self.cache.get(id, context.began) {
             CacheLookup::Hit(entry) if self.verify(&secret, &entry) => {
                 self.authorize(entry, KnownFrom::Cache, tag, context)
             }
-            CacheLookup::Hit(entry) => {
-                // Indexed instead of branched, so that timing does not distinguish the reasons.
-                let reasons = [RejectionReason::Unknown, RejectionReason::WrongSecret];
-                self.reject_unverified(reasons[usize::from(entry.exists)], context)
-            }
+            CacheLookup::Hit(entry) => self.reject_mismatch(entry.exists, context),
             // Refreshing the entry of an active key is not charged to the lookup limit.
             CacheLookup::Stale(entry)
                 if self.verify(&secret, &entry) && is_active(&entry, context.began) =>
             {
-                self.look_up(id, secret.into_owned(), None, context.began)
+                self.look_up(vec![Candidate::of(id, secret)], None, context.began)
             }
-            CacheLookup::Stale(_) | CacheLookup::Miss => match self.lookup_client(context) {
-                Ok(payer) => self.look_up(id, secret.into_owned(), Some(payer), context.began),
-                Err(wait) => self.reject_lookup_limited(wait, context),
-            },
+            CacheLookup::Stale(_) | CacheLookup::Miss => {
+                self.look_up_charged(vec![Candidate::of(id, secret)], context)
+            }
+        }
+    }
+
+    /// Decides about a request whose secret does not have the format of this crate.
+    #[cold]
+    fn decide_imported(self: &Arc<Self>, secret: &[u8], context: &RequestContext<'_>) -> Admission {
+        let formats = self.imported_formats.iter();
+        let candidates = formats.filter_map(|format| format.candidate(secret, &self.peppers));
+        let candidates: Vec<_> = candidates.map(Candidate::imported).collect();
+        if candidates.is_empty() {
+            return self.reject_unauthenticated(RejectionReason::Malformed, context);
+        }
+        let (mut exists, mut is_known) = (false, true);
+        for candidate in &candidates {
+            match self.cache.get(candidate.id, context.began) {
+                CacheLookup::Hit(entry) if self.verify_candidate(candidate, &entry) => {
+                    return self.authorize(entry, KnownFrom::Cache, None, context);
+                }
+                CacheLookup::Hit(entry) => exists |= entry.exists,
+                CacheLookup::Stale(entry)
+                    if self.verify_candidate(candidate, &entry)
+                        && is_active(&entry, context.began) =>
+                {
+                    let candidate = candidate.clone();
+                    return self.look_up(vec![candidate], None, context.began);
+                }
+                CacheLookup::Stale(_) | CacheLookup::Miss => is_known = false,
+            }
+        }
+        match is_known {
+            true => self.reject_mismatch(exists, context),
+            false => self.look_up_charged(candidates, context),
+        }
+    }
+
+    /// Rejects a secret that matches no cached key.
+    fn reject_mismatch(self: &Arc<Self>, exists: bool, context: &RequestContext<'_>) -> Admission {
+        // Indexed instead of branched, so that timing does not distinguish the reasons.
+        let reasons = [RejectionReason::Unknown, RejectionReason::WrongSecret];
+        self.reject_unverified(reasons[usize::from(exists)], context)
+    }
+
+    fn look_up_charged(
+        self: &Arc<Self>,
+        candidates: Vec<Candidate>,
+        context: &RequestContext<'_>,
+    ) -> Admission {
+        match self.lookup_client(context) {
+            Ok(payer) => self.look_up(candidates, Some(payer), context.began),
+            Err(wait) => self.reject_lookup_limited(wait, context),
         }
     }
 
@@ -174,21 +218,17 @@ impl Config {
         Admission::Unchanged(Admitted::untracked(context.request_id_header()))
     }
 
-    #[inline]
-    fn id_of(&self, secret: &[u8]) -> Option<KeyId> {
-        match id_of(secret) {
-            Some(id) => Some(id),
-            None if self.accept_imported && is_importable(secret) => {
-                Some(Digest::sha256(secret).imported_id())
-            }
-            None => None,
-        }
-    }
-
     /// Whether the key exists and the secret matches. Takes the same time if the key does not exist.
     #[inline(never)]
     pub(super) fn verify(&self, secret: &[u8], entry: &CachedKey) -> bool {
         self.peppers.verify(secret, &entry.digest, entry.exists)
+    }
+
+    /// Whether the key exists and the secret matches in one of the formats of imported secrets.
+    pub(super) fn verify_candidate(&self, candidate: &Candidate, entry: &CachedKey) -> bool {
+        let is_same = self.verify(&candidate.secret, entry);
+        let digest = candidate.digest.as_ref();
+        is_same | digest.is_some_and(|digest| digest.matches(&entry.digest, entry.exists))
     }
 
     /// Checks the status, address list and rate limits of a verified key, and remembers the secret with this tag.

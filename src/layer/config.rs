@@ -23,7 +23,7 @@ use crate::clock::Clock;
 use crate::clock::Now;
 use crate::drain::DrainLimits;
 use crate::invalid_config::InvalidConfig;
-use crate::key::{CachedKey, Key, KeyCache, Peppers};
+use crate::key::{CachedKey, ImportedFormat, Key, KeyCache, Peppers};
 use crate::limit::{AttachedLimits, LimitError, Limiter, RateLimit};
 use crate::sync::{thread_index, thread_slots};
 use crate::usage::Recorder;
@@ -89,8 +89,23 @@ pub(crate) struct Config {
     /// Whether CORS preflights are admitted.
     pub(crate) preflight: bool,
     pub(crate) keep_credential: bool,
-    pub(crate) accept_imported: bool,
+    /// The formats of imported secrets. Without any, imported keys are not accepted.
+    pub(crate) imported_formats: Box<[ImportedFormat]>,
     pub(crate) store_failure: StoreFailure,
+}
+
+impl Config {
+    /// The first invalid setting.
+    pub(super) fn validate(&self) -> Result<(), InvalidConfig> {
+        if let Some(invalid) = &self.invalid {
+            return Err(invalid.clone());
+        }
+        let mut formats = self.imported_formats.iter();
+        match formats.all(|format| format.is_valid(&self.peppers)) {
+            true => Ok(()),
+            false => Err(InvalidConfig::new("imported formats", "unknown pepper")),
+        }
+    }
 }
 
 /// A copy of the settings for each thread, so that threads do not contend for a reference count.

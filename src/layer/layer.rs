@@ -23,7 +23,9 @@ use super::service::ApiKeyService;
 use crate::clock::Clock;
 use crate::drain::DrainLimits;
 use crate::invalid_config::InvalidConfig;
-use crate::key::{AddressList, CacheConfig, CacheStats, Key, KeyCache, KeyStore, Peppers};
+use crate::key::{
+    AddressList, CacheConfig, CacheStats, ImportedFormat, Key, KeyCache, KeyStore, Peppers,
+};
 use crate::limit::{
     InvalidLimit, LimitError, LimitResponse, LimitStatus, Limiter, LocalLimiter, RateLimit,
 };
@@ -79,7 +81,7 @@ impl ApiKeyLayer {
                 anonymous: false,
                 preflight: false,
                 keep_credential: false,
-                accept_imported: false,
+                imported_formats: Box::default(),
                 store_failure: StoreFailure::default(),
             }),
             copies: Arc::default(),
@@ -94,10 +96,8 @@ impl ApiKeyLayer {
     ///
     /// Returns the first invalid setting.
     pub fn build(self) -> Result<Self, InvalidConfig> {
-        match &self.config.invalid {
-            Some(invalid) => Err(invalid.clone()),
-            None => Ok(self),
-        }
+        self.config.validate()?;
+        Ok(self)
     }
 
     /// Creates a [`RequireScope`] layer whose rejections use this layer's [realm](Self::realm) and
@@ -255,10 +255,21 @@ impl ApiKeyLayer {
         self.with(|config| config.keep_credential = true)
     }
 
-    /// Accepts keys of another system that were [imported](crate::key::Issuer::import_secret), whose secrets may
-    /// have any format. Off by default: with this setting, every arbitrary credential costs a hash and a lookup.
+    /// Accepts keys of another system that were [imported](crate::key::Issuer::import_all) from their secrets or the
+    /// SHA-256 of these. Off by default: with this setting, every arbitrary credential costs a hash and a lookup.
     pub fn accept_imported(self) -> Self {
-        self.with(|config| config.accept_imported = true)
+        self.accept_imported_formats([ImportedFormat::sha256()])
+    }
+
+    /// Accepts keys of other systems that were [imported](crate::key::Issuer::import_all), and sets how these hash
+    /// their secrets. An arbitrary credential costs a hash and a lookup for each format, in this order.
+    ///
+    /// A format with a pepper that is not among the layer's [peppers](Self::peppers) is invalid.
+    pub fn accept_imported_formats(
+        self,
+        formats: impl IntoIterator<Item = ImportedFormat>,
+    ) -> Self {
+        self.with(|config| config.imported_formats = formats.into_iter().collect())
     }
 
     /// The endpoint of a request, for usage accounting. By default, axum's `MatchedPath` or the gRPC method.
@@ -564,7 +575,7 @@ impl<S> Layer<S> for ApiKeyLayer {
     ///
     /// If a setting is invalid. [`build`](ApiKeyLayer::build) returns it as an error instead.
     fn layer(&self, inner: S) -> Self::Service {
-        if let Some(invalid) = &self.config.invalid {
+        if let Err(invalid) = self.config.validate() {
             panic!("{invalid}");
         }
         let copies = self.copies.get_or_init(|| ThreadConfigs::new(&self.config));

@@ -6,6 +6,7 @@ mod async_limit;
 mod authorize;
 mod body;
 mod caller;
+mod candidate;
 mod client_ip;
 mod client_limit;
 mod config;

@@ -3,28 +3,26 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use zeroize::Zeroizing;
-
 use super::admission::{Admission, Resumed};
 use super::authorize::{KnownFrom, is_active};
+use super::candidate::Candidate;
 use super::client_limit::ClientLimit;
 use super::config::{Config, StoreFailure};
 use super::request_context::RequestContext;
 use crate::clock::Now;
-use crate::id::KeyId;
 use crate::key::{CachedKey, Digest, StoreError};
 use crate::limit::Charge;
 use crate::telemetry;
 use crate::usage::RejectionReason;
 
 impl Config {
-    /// Looks the key up in the store. The request that starts the lookup is charged, not those that join it.
-    /// `payer` is `None` to refresh an active key: the lookup limit was not checked, and nothing is charged.
+    /// Looks keys up in the store, until the secret matches one. The request that starts a lookup is charged, not those
+    /// that join it. `payer` is `None` to refresh an active key: the lookup limit was not checked, and nothing is
+    /// charged.
     #[cold]
     pub(super) fn look_up(
-        &self,
-        id: KeyId,
-        secret: Vec<u8>,
+        self: &Arc<Self>,
+        candidates: Vec<Candidate>,
         payer: Option<Option<(IpAddr, &Arc<ClientLimit>)>>,
         began: Now,
     ) -> Admission {
@@ -32,24 +30,36 @@ impl Config {
         let payer = payer
             .flatten()
             .map(|(address, limit)| (address, limit.clone()));
-        let secret = Zeroizing::new(secret);
-        let cache = self.cache.clone();
+        let config = self.clone();
         Admission::Pending(Box::pin(async move {
             let mut charge = None;
-            let pay = || {
-                if let (Some((address, limit)), None) = (&payer, &charge) {
-                    charge = Some(limit.charge(Some(*address), began)?);
+            let mut candidates = candidates.into_iter().peekable();
+            loop {
+                let candidate = candidates.next().expect("there is a candidate");
+                let pay = || {
+                    if let (Some((address, limit)), None) = (&payer, &charge) {
+                        charge = Some(limit.charge(Some(*address), began)?);
+                    }
+                    Ok(())
+                };
+                let found = match config.cache.lookup_charged(candidate.id, pay).await {
+                    Ok(found) => found,
+                    Err(wait) => return Resumed::LookupLimited { wait },
+                };
+                let is_over = candidates.peek().is_none()
+                    || match &found {
+                        Ok(Some(entry)) => config.verify_candidate(&candidate, entry),
+                        Ok(None) => false,
+                        Err(_) => true,
+                    };
+                if is_over {
+                    return Resumed::LookedUp {
+                        found,
+                        candidate,
+                        charge,
+                        limit_checked,
+                    };
                 }
-                Ok(())
-            };
-            match cache.lookup_charged(id, pay).await {
-                Ok(found) => Resumed::LookedUp {
-                    found,
-                    secret,
-                    charge,
-                    limit_checked,
-                },
-                Err(wait) => Resumed::LookupLimited { wait },
             }
         }))
     }
@@ -60,7 +70,7 @@ impl Config {
     pub(super) fn key_looked_up(
         self: &Arc<Self>,
         found: Result<Option<Arc<CachedKey>>, StoreError>,
-        secret: &[u8],
+        candidate: &Candidate,
         charge: Option<Charge>,
         limit_checked: bool,
         context: &RequestContext<'_>,
@@ -73,7 +83,7 @@ impl Config {
             }
         };
         match found {
-            Ok(Some(entry)) if self.verify(secret, &entry) => {
+            Ok(Some(entry)) if self.verify_candidate(candidate, &entry) => {
                 if is_active(&entry, context.began) {
                     self.refund(charge);
                 }
@@ -86,7 +96,7 @@ impl Config {
             }
             Ok(Some(_)) => reject(RejectionReason::WrongSecret),
             Ok(None) => {
-                self.verify_dummy(secret);
+                self.verify_dummy(&candidate.secret);
                 reject(RejectionReason::Unknown)
             }
             Err(error) => {

@@ -104,6 +104,14 @@ impl<S: KeyAdmin> KeyAdmin for FailingStore<S> {
         self.store()?.create(record, actor).await
     }
 
+    async fn create_all(
+        &self,
+        records: Vec<KeyRecord>,
+        actor: Actor<'_>,
+    ) -> Result<Vec<KeyId>, StoreError> {
+        self.store()?.create_all(records, actor).await
+    }
+
     async fn list(&self, query: &KeyQuery) -> Result<Page<Key>, StoreError> {
         self.store()?.list(query).await
     }

@@ -105,7 +105,7 @@ impl KeyStore for EveryKeyStore {
         key.limits.push(RateLimit::per_minute(60));
         Ok(Some(KeyRecord {
             key,
-            digest: Digest::from_sha256_hex(&digest).unwrap(),
+            digest: Digest::from_sha256(&digest).unwrap(),
             encrypted_secret: None,
         }))
     }

@@ -10,7 +10,8 @@ use axum::extract::OriginalUri;
 use axum::routing::{get, post};
 use http::{Request, StatusCode};
 use keytally::key::{
-    Actor, AddressList, KeyAdmin, KeyRecord, KeyStore, NewKey, Secret, StoreError,
+    Actor, AddressList, Digest, ImportedKey, KeyAdmin, KeyRecord, KeyStore, NewKey, Secret,
+    StoreError,
 };
 use keytally::limit::RateLimit;
 use keytally::usage::{
@@ -909,8 +910,11 @@ async fn imported_keys_authenticate_like_issued_keys() {
     let service = Service::start(routes(), ApiKeyLayer::accept_imported).await;
     let issuer = keytally::key::Issuer::new("acme").unwrap();
     let secret = "sk_live_4eC39HqLyjWDarjtT1zdp7dc";
-    let imported =
-        issuer.import_secret(&service.backend, NewKey::new("old"), secret, Actor::SYSTEM);
+    let imported = issuer.import(
+        &service.backend,
+        ImportedKey::from_secret(NewKey::new("old"), secret),
+        Actor::SYSTEM,
+    );
     let imported = imported.await.unwrap();
     assert_eq!(keytally::KeyId::of_secret(secret), Some(imported.id));
     // Invariant 1: no part of the secret is stored.
@@ -919,7 +923,11 @@ async fn imported_keys_authenticate_like_issued_keys() {
     assert_eq!(service.get("/me", secret).await.body, "old");
     // SHA-256 of "another-old-secret-0001".
     let hex = "70f79a201405a075c465d4e68ab1522a4baf1b26e510ca5ee1c42f2a1eb9f742";
-    let by_hash = issuer.import_sha256(&service.backend, NewKey::new("hashed"), hex, Actor::SYSTEM);
+    let by_hash = issuer.import(
+        &service.backend,
+        ImportedKey::from_digest(NewKey::new("hashed"), Digest::from_sha256(hex)),
+        Actor::SYSTEM,
+    );
     assert_eq!(by_hash.await.unwrap().name, "hashed");
     assert_eq!(
         service.get("/me", "another-old-secret-0001").await.body,
@@ -938,10 +946,9 @@ async fn imported_keys_authenticate_like_issued_keys() {
     );
     let (issued_elsewhere, _) = issuer.prepare(NewKey::new("elsewhere")).unwrap();
     let new = NewKey::new("moved");
-    let moved = issuer.import_secret(
+    let moved = issuer.import(
         &service.backend,
-        new,
-        issued_elsewhere.expose(),
+        ImportedKey::from_secret(new, issued_elsewhere.expose()),
         Actor::SYSTEM,
     );
     assert_eq!(moved.await.unwrap().id, issued_elsewhere.id());

@@ -139,6 +139,17 @@ impl Setup {
         responses.iter().map(Response::status).collect()
     }
 
+    /// The status of the response to a request with this text as the key.
+    async fn status_of_text(&self, from: &str, text: &str) -> u16 {
+        let mut request = Request::post("/")
+            .header("x-api-key", text)
+            .body(String::new())
+            .unwrap();
+        let client_ip: IpAddr = from.parse().unwrap();
+        request.extensions_mut().insert(PeerAddress(client_ip));
+        send_to(&self.layer, request).await.status().as_u16()
+    }
+
     fn take_lookups(&self) -> u64 {
         self.store.lookups.swap(0, Ordering::SeqCst)
     }
@@ -686,5 +697,99 @@ mod fail_closed {
         // Ten lookups complete, ten more start within the five-second timeout but finish late, and the rest never start.
         assert_eq!(count(StatusCode::UNAUTHORIZED), 10);
         assert_eq!(count(StatusCode::SERVICE_UNAVAILABLE), 90);
+    }
+}
+
+mod imported_formats {
+    use keytally::key::{Digest, ImportedFormat, ImportedKey};
+    use sha2::{Digest as _, Sha512};
+
+    use super::*;
+
+    fn setup() -> Setup {
+        Setup::with(|layer| {
+            layer
+                .lookup_limit(RateLimit::per_minute(10))
+                .accept_imported_formats([
+                    ImportedFormat::sha256(),
+                    ImportedFormat::sha256().after('|'),
+                    ImportedFormat::sha512(),
+                ])
+        })
+    }
+
+    #[tokio::test]
+    async fn each_format_costs_a_lookup_and_all_one_charge() {
+        let setup = setup();
+        let from = "203.0.113.7";
+        for n in 0..10 {
+            // Without the separator, there are two formats.
+            let (secret, lookups) = match n % 2 {
+                0 => (format!("unknown-secret-{n}"), 2),
+                _ => (format!("17|unknown-secret-{n}"), 3),
+            };
+            assert_eq!(setup.status_of_text(from, &secret).await, 401);
+            assert_eq!(setup.take_lookups(), lookups, "{secret}");
+            // The last charge exhausts the limit.
+            let status = if n < 9 { 401 } else { 429 };
+            assert_eq!(setup.status_of_text(from, &secret).await, status);
+            assert_eq!(setup.take_lookups(), 0);
+        }
+        assert_eq!(setup.status_of_text(from, "unknown-secret-x").await, 429);
+        assert_eq!(setup.take_lookups(), 0);
+        // No format has a part of fewer than 16 characters.
+        assert_eq!(
+            setup
+                .status_of_text("203.0.113.8", "long-enough|short")
+                .await,
+            401
+        );
+        assert_eq!(setup.take_lookups(), 2);
+        assert_eq!(setup.status_of_text("203.0.113.8", "too|short").await, 401);
+        assert_eq!(setup.take_lookups(), 0);
+    }
+
+    #[tokio::test]
+    async fn keys_of_later_formats_are_found_and_not_charged() {
+        let setup = setup();
+        let issuer = Issuer::new("acme").unwrap();
+        let import = async |n: usize| {
+            let secret = format!("a-legacy-secret-{n}");
+            let (digest, sent) = match n % 2 {
+                0 => (Digest::from_sha512(Sha512::digest(&secret)), secret),
+                _ => {
+                    let hash = sha2::Sha256::digest(&secret);
+                    (Digest::from_sha256(hash), format!("{n}|{secret}"))
+                }
+            };
+            let key = ImportedKey::from_digest(NewKey::new("test"), digest);
+            let imported = issuer.import(&setup.store.keys, key, Actor::SYSTEM);
+            imported.await.unwrap();
+            sent
+        };
+        for n in 0..30 {
+            let secret = import(n).await;
+            for lookups in [2, 0] {
+                assert_eq!(setup.status_of_text("203.0.113.7", &secret).await, 200);
+                assert_eq!(setup.take_lookups(), lookups, "{secret}");
+            }
+            // Expired entries of active keys are looked up again, in their own format only.
+            setup.clock.advance(Duration::from_secs(31));
+            assert_eq!(setup.status_of_text("203.0.113.7", &secret).await, 200);
+            assert!((1..=2).contains(&setup.take_lookups()));
+        }
+        let secret = import(40).await;
+        setup.store.fails.store(true, Ordering::SeqCst);
+        assert_eq!(setup.status_of_text("203.0.113.7", &secret).await, 503);
+        assert_eq!(setup.take_lookups(), 1);
+    }
+
+    #[test]
+    fn unknown_peppers_are_invalid() {
+        let layer = ApiKeyLayer::new(MemoryBackend::new());
+        let layer = layer.accept_imported_formats([ImportedFormat::hmac_sha256("old")]);
+        assert_eq!(layer.clone().build().unwrap_err().field, "imported formats");
+        let peppers = keytally::key::Peppers::new([("old", &[7; 16][..])]).unwrap();
+        assert!(layer.peppers(peppers).build().is_ok());
     }
 }

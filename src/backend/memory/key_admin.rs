@@ -33,14 +33,39 @@ impl KeyStore for MemoryBackend {
 impl KeyAdmin for MemoryBackend {
     async fn create(&self, record: KeyRecord, actor: Actor<'_>) -> Result<(), StoreError> {
         let id = record.key.id;
+        let existing = self.create_all(vec![record], actor).await?;
+        match existing.is_empty() {
+            true => Ok(()),
+            false => Err(StoreError::Conflict(id)),
+        }
+    }
+
+    async fn create_all(
+        &self,
+        records: Vec<KeyRecord>,
+        actor: Actor<'_>,
+    ) -> Result<Vec<KeyId>, StoreError> {
+        let (mut created, mut existing) = (Vec::new(), Vec::new());
         {
             let mut keys = self.keys();
-            let key = keys.insert(record)?;
-            let entry = AuditEntry::created(actor, key, self.time());
-            keys.audit.add(entry);
+            records.iter().try_for_each(|record| keys.check(record))?;
+            for record in records {
+                let id = record.key.id;
+                match keys.insert(record) {
+                    Ok(key) => {
+                        let entry = AuditEntry::created(actor, key, self.time());
+                        keys.audit.add(entry);
+                        created.push(id);
+                    }
+                    Err(StoreError::Conflict(_)) => existing.push(id),
+                    Err(error) => return Err(error),
+                }
+            }
         }
-        self.shared.changes.publish(id);
-        Ok(())
+        for id in created {
+            self.shared.changes.publish(id);
+        }
+        Ok(existing)
     }
 
     async fn list(&self, query: &KeyQuery) -> Result<Page<Key>, StoreError> {

@@ -43,14 +43,20 @@ impl Keys {
         self.records.get_mut(&id).ok_or(StoreError::NotFound(id))
     }
 
-    /// Inserts a key and returns it as stored.
-    pub(super) fn insert(&mut self, record: KeyRecord) -> Result<Key, StoreError> {
-        let id = record.key.id;
+    /// Checks that a record can be inserted, unless its id exists.
+    pub(super) fn check(&self, record: &KeyRecord) -> Result<(), StoreError> {
         record.validate()?;
         // No secret is revealed unless its audit entry is written.
         if record.encrypted_secret.is_some() && !self.audit.is_kept() {
             return Err(StoreError::SecretsNotSupported);
         }
+        Ok(())
+    }
+
+    /// Inserts a key and returns it as stored.
+    pub(super) fn insert(&mut self, record: KeyRecord) -> Result<Key, StoreError> {
+        self.check(&record)?;
+        let id = record.key.id;
         let record = record.in_whole_micros();
         if self.records.contains_key(&id) {
             return Err(StoreError::Conflict(id));

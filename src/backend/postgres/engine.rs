@@ -207,9 +207,11 @@ impl Engine for PostgresEngine {
         self.prune_partitions(before).await
     }
 
-    async fn announce(&self, session: &mut PostgresSession, id: KeyId) -> Result<(), SqlError> {
-        let notify = format!("SELECT pg_notify({}, $1)", self.channel());
-        let notify = Statement::new(&self.names, &notify).bind(id);
+    async fn announce(&self, session: &mut PostgresSession, ids: &[KeyId]) -> Result<(), SqlError> {
+        let notify = format!("SELECT pg_notify({}, id) FROM (VALUES ", self.channel());
+        let mut notify = Statement::new(&self.names, &notify);
+        notify.push_rows(ids, |&id| [id.into()]);
+        notify.push(") ids (id)");
         session.execute(notify).await?;
         Ok(())
     }

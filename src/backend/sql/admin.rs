@@ -1,5 +1,7 @@
 //! Key administration.
 
+use std::collections::HashSet;
+
 use jiff::Timestamp;
 use sqlx::Error as SqlError;
 
@@ -12,6 +14,9 @@ use crate::key::{
     KeyRecord, Rotation, StoreError,
 };
 use crate::page::Page;
+
+/// The time in which SQLite parses numbered parameters grows with the square of their number.
+const ROWS_PER_STATEMENT: usize = 32;
 
 /// A transaction that changes keys.
 struct Change<'a, E: Engine> {
@@ -60,16 +65,39 @@ impl<E: Engine> SqlBackend<E> {
         record: KeyRecord,
         actor: Actor<'_>,
     ) -> Result<(), StoreError> {
-        record.validate()?;
-        let record = record.in_whole_micros();
+        let id = record.key.id;
+        let existing = self.create_all(vec![record], actor).await?;
+        match existing.is_empty() {
+            true => Ok(()),
+            false => Err(StoreError::Conflict(id)),
+        }
+    }
+
+    pub(in crate::backend) async fn create_all(
+        &self,
+        records: Vec<KeyRecord>,
+        actor: Actor<'_>,
+    ) -> Result<Vec<KeyId>, StoreError> {
+        records.iter().try_for_each(KeyRecord::validate)?;
+        let records: Vec<_> = records
+            .into_iter()
+            .map(KeyRecord::in_whole_micros)
+            .collect();
         let mut change = self.begin().await?;
-        change.insert(&record).await?;
-        let now = Timestamp::now();
-        let (id, key) = (record.key.id, record.key);
-        change
-            .record_audit(AuditEntry::created(actor, key, now))
-            .await?;
-        change.commit(&[id]).await
+        let (mut created, mut existing) = (Vec::new(), Vec::new());
+        for records in records.chunks(ROWS_PER_STATEMENT) {
+            let inserted = change.insert(records).await?;
+            let ids = records.iter().map(|record| record.key.id);
+            existing.extend(ids.filter(|id| !inserted.contains(id)));
+            let now = Timestamp::now();
+            let new = records.iter().map(|record| &record.key);
+            let new = new.filter(|key| inserted.contains(&key.id));
+            let entries = new.map(|key| AuditEntry::created(actor, key.clone(), now));
+            change.record_audit(&entries.collect::<Vec<_>>()).await?;
+            created.extend(inserted);
+        }
+        change.commit(&created).await?;
+        Ok(existing)
     }
 
     pub(in crate::backend) async fn change(
@@ -85,7 +113,7 @@ impl<E: Engine> SqlBackend<E> {
         change.update(&record).await?;
         let (now, key) = (Timestamp::now(), record.key.clone());
         let entry = AuditEntry::changed(actor, &what, before, key, now);
-        change.record_audit(entry).await?;
+        change.record_audit(&[entry]).await?;
         change.commit(&[id]).await?;
         Ok(record.key)
     }
@@ -100,12 +128,13 @@ impl<E: Engine> SqlBackend<E> {
         let mut old = change.lock(id).await?;
         let before = old.key.clone();
         let new = old.rotate(&rotation)?;
-        change.insert(&new).await?;
+        if change.insert(std::slice::from_ref(&new)).await?.is_empty() {
+            return Err(StoreError::Conflict(new.key.id));
+        }
         change.update(&old).await?;
         let now = Timestamp::now();
-        for entry in AuditEntry::rotated(actor, before, old.key, new.key.clone(), now) {
-            change.record_audit(entry).await?;
-        }
+        let entries = AuditEntry::rotated(actor, before, old.key, new.key.clone(), now);
+        change.record_audit(&entries).await?;
         change.commit(&[id, new.key.id]).await?;
         Ok(new.key)
     }
@@ -120,7 +149,7 @@ impl<E: Engine> SqlBackend<E> {
         change.run(keys::delete(self.names(), id)).await?;
         let now = Timestamp::now();
         change
-            .record_audit(AuditEntry::deleted(actor, record.key, now))
+            .record_audit(&[AuditEntry::deleted(actor, record.key, now)])
             .await?;
         change.commit(&[id]).await
     }
@@ -138,7 +167,7 @@ impl<E: Engine> SqlBackend<E> {
         }
         let (now, key) = (Timestamp::now(), record.key.clone());
         change
-            .record_audit(AuditEntry::revealed(actor, key, now))
+            .record_audit(&[AuditEntry::revealed(actor, key, now)])
             .await?;
         // The key is unchanged, so caches need no invalidation.
         change.commit(&[]).await?;
@@ -207,12 +236,15 @@ impl<E: Engine> Change<'_, E> {
             .map_err(|error: SqlError| StoreError::unavailable(error))
     }
 
-    async fn insert(&mut self, record: &KeyRecord) -> Result<(), StoreError> {
-        let inserted = self.run(keys::insert(self.backend.names(), record)).await?;
-        if inserted == 0 {
-            return Err(StoreError::Conflict(record.key.id));
-        }
-        Ok(())
+    /// Inserts the records whose ids do not exist, and returns these ids.
+    async fn insert(&mut self, records: &[KeyRecord]) -> Result<HashSet<KeyId>, StoreError> {
+        let inserted = async {
+            let insert = keys::insert(self.backend.names(), records);
+            let rows = self.session.fetch(insert).await?;
+            let ids: Result<_, SqlError> = rows.iter().map(keys::id_of).collect();
+            ids
+        };
+        inserted.await.map_err(StoreError::unavailable)
     }
 
     async fn update(&mut self, record: &KeyRecord) -> Result<(), StoreError> {
@@ -220,9 +252,11 @@ impl<E: Engine> Change<'_, E> {
         Ok(())
     }
 
-    async fn record_audit(&mut self, entry: AuditEntry) -> Result<(), StoreError> {
-        self.run(audit::insert(self.backend.names(), &entry))
-            .await?;
+    async fn record_audit(&mut self, entries: &[AuditEntry]) -> Result<(), StoreError> {
+        if !entries.is_empty() {
+            self.run(audit::insert(self.backend.names(), entries))
+                .await?;
+        }
         Ok(())
     }
 
@@ -233,14 +267,11 @@ impl<E: Engine> Change<'_, E> {
 
     /// Commits and announces the changed keys, even if the caller is cancelled.
     async fn commit(mut self, ids: &[KeyId]) -> Result<(), StoreError> {
-        let announced = async {
-            for &id in ids {
-                let engine = &self.backend.engine;
-                engine.announce(&mut self.session, id).await?;
-            }
-            Ok::<_, SqlError>(())
-        };
-        announced.await.map_err(StoreError::unavailable)?;
+        if !ids.is_empty() {
+            let engine = &self.backend.engine;
+            let announced = engine.announce(&mut self.session, ids).await;
+            announced.map_err(StoreError::unavailable)?;
+        }
         let announce = Announce(self.backend.changes.clone(), ids.to_vec());
         let session = self.session;
         // In its own task: the caller may be cancelled during the commit, and caches must be invalidated after it,

@@ -10,18 +10,23 @@ use super::value::{
 };
 use crate::key::{AuditEntry, AuditQuery, StoreError};
 
-const INSERT: &str = "INSERT INTO §audit_log (id, time, actor, action, key_id, before, after)
-    VALUES ($1, $2, $3, $4, $5, $6, $7)";
+const INSERT: &str =
+    "INSERT INTO §audit_log (id, time, actor, action, key_id, before, after) VALUES ";
 
-pub(super) fn insert(names: &Names, entry: &AuditEntry) -> Statement {
-    Statement::new(names, INSERT)
-        .bind(entry.id)
-        .bind(Value::Time(Some(as_micros(entry.time))))
-        .bind(entry.actor.as_deref())
-        .bind(entry.action.as_str())
-        .bind(entry.key)
-        .bind(Value::Json(entry.before.as_ref().map(to_json)))
-        .bind(Value::Json(entry.after.as_ref().map(to_json)))
+pub(super) fn insert(names: &Names, entries: &[AuditEntry]) -> Statement {
+    let mut sql = Statement::new(names, INSERT);
+    sql.push_rows(entries, |entry| {
+        [
+            entry.id.into(),
+            Value::Time(Some(as_micros(entry.time))),
+            entry.actor.as_deref().into(),
+            entry.action.as_str().into(),
+            entry.key.into(),
+            Value::Json(entry.before.as_ref().map(to_json)),
+            Value::Json(entry.after.as_ref().map(to_json)),
+        ]
+    });
+    sql
 }
 
 /// Selects a page of entries, and one more to detect the last page.

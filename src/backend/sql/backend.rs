@@ -68,6 +68,14 @@ macro_rules! keep_in_sql {
                 self.0.create(record, actor).await
             }
 
+            async fn create_all(
+                &self,
+                records: Vec<KeyRecord>,
+                actor: Actor<'_>,
+            ) -> Result<Vec<KeyId>, StoreError> {
+                self.0.create_all(records, actor).await
+            }
+
             async fn list(&self, query: &KeyQuery) -> Result<Page<Key>, StoreError> {
                 self.0.list(query).await
             }

@@ -59,11 +59,11 @@ pub(in crate::backend) trait Engine: Send + Sync + 'static {
     /// Called before a lookup whose result may be cached, to start listening for changes.
     fn before_lookup(&self, _changes: &InvalidationFeed) {}
 
-    /// Notifies other processes of a changed key when the transaction commits.
+    /// Notifies other processes of changed keys when the transaction commits.
     fn announce(
         &self,
         session: &mut Self::Session,
-        id: KeyId,
+        ids: &[KeyId],
     ) -> impl Future<Output = Result<(), SqlError>> + Send;
 }
 
@@ -175,6 +175,25 @@ impl Statement {
         self.values.push(value.into());
         self.text.push('$');
         self.text.push_str(&self.values.len().to_string());
+        self
+    }
+
+    /// Appends rows of parameters, separated by commas.
+    pub(in crate::backend) fn push_rows<T, V: IntoIterator<Item = Value>>(
+        &mut self,
+        rows: &[T],
+        values: impl Fn(&T) -> V,
+    ) -> &mut Self {
+        for (nth, row) in rows.iter().enumerate() {
+            self.push(if nth == 0 { "(" } else { ", (" });
+            for (nth, value) in values(row).into_iter().enumerate() {
+                if nth > 0 {
+                    self.push(", ");
+                }
+                self.push_bind(value);
+            }
+            self.push(")");
+        }
         self
     }
 

@@ -14,16 +14,14 @@ use crate::key::{EncryptedSecret, Key, KeyQuery, KeyRecord, KeyStatus, StoreErro
 /// Does not read the encrypted secret, only whether there is one.
 const SELECT: &str = "SELECT id, name, owner, environment, scopes, limits, addresses, metadata,
     created_at, expires_at, disabled, revoked_at, rotated_from, lineage, last_used_at, hint, digest,
-    encrypted_secret IS NOT NULL AS recoverable
+    encrypted_secret IS NOT NULL AS recoverable, imported
     FROM §keys";
 
 const SELECT_ENCRYPTED_SECRET: &str = "SELECT encrypted_secret FROM §keys WHERE id = $1";
 
 const INSERT: &str = "INSERT INTO §keys (id, name, name_lower, owner, environment, scopes, limits,
     addresses, metadata, expires_at, disabled, revoked_at, created_at, rotated_from, lineage, last_used_at, hint,
-    digest, encrypted_secret)
-    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19)
-    ON CONFLICT DO NOTHING";
+    digest, encrypted_secret, imported) VALUES ";
 
 /// Updates the mutable columns except `last_used_at`, which the sink writes. The encrypted secret can only be
 /// removed.
@@ -45,18 +43,31 @@ pub(super) fn lock_key(names: &Names, id: KeyId) -> Statement {
     sql
 }
 
-pub(super) fn insert(names: &Names, record: &KeyRecord) -> Statement {
-    let key = &record.key;
-    let encrypted = record.encrypted_secret.as_ref();
-    let encrypted = encrypted.map(|encrypted| encrypted.as_bytes().to_vec());
-    bind_mutable(Statement::new(names, INSERT), key)
-        .bind(Value::Time(Some(as_micros(key.created_at))))
-        .bind(key.rotated_from.as_ref().map(KeyId::as_str))
-        .bind(key.lineage)
-        .bind(Value::Time(key.last_used_at.map(as_micros)))
-        .bind(&*key.hint)
-        .bind(&*record.digest.to_string())
-        .bind(Value::Bytes(encrypted))
+/// Inserts the records whose ids do not exist, and returns these ids.
+pub(super) fn insert(names: &Names, records: &[KeyRecord]) -> Statement {
+    let mut sql = Statement::new(names, INSERT);
+    sql.push_rows(records, |record| {
+        let key = &record.key;
+        let encrypted = record.encrypted_secret.as_ref();
+        let encrypted = encrypted.map(|encrypted| encrypted.as_bytes().to_vec());
+        mutable(key).into_iter().chain([
+            Value::Time(Some(as_micros(key.created_at))),
+            key.rotated_from.as_ref().map(KeyId::as_str).into(),
+            key.lineage.into(),
+            Value::Time(key.last_used_at.map(as_micros)),
+            (&*key.hint).into(),
+            (&*record.digest.to_string()).into(),
+            Value::Bytes(encrypted),
+            Value::Boolean(key.imported),
+        ])
+    });
+    sql.push(" ON CONFLICT DO NOTHING RETURNING id");
+    sql
+}
+
+/// Decodes a row of [`insert`].
+pub(super) fn id_of(row: &impl Row) -> Result<KeyId, SqlError> {
+    parsed(required(row.text("id")?)?)
 }
 
 /// Selects the encrypted secret of a key.
@@ -66,23 +77,27 @@ pub(super) fn encrypted_secret(names: &Names, id: KeyId) -> Statement {
 
 pub(super) fn update(names: &Names, record: &KeyRecord) -> Statement {
     let key = &record.key;
-    bind_mutable(Statement::new(names, UPDATE), key).bind(Value::Boolean(key.recoverable))
+    let mut sql = Statement::new(names, UPDATE);
+    sql.values.extend(mutable(key));
+    sql.bind(Value::Boolean(key.recoverable))
 }
 
-/// Binds the id and the mutable columns, with which both statements begin.
-fn bind_mutable(sql: Statement, key: &Key) -> Statement {
-    sql.bind(key.id)
-        .bind(&*key.name)
-        .bind(&*key.name.to_lowercase())
-        .bind(key.owner.as_deref())
-        .bind(key.environment.as_deref())
-        .bind(Value::Json(Some(to_json(&key.scopes))))
-        .bind(Value::Json(Some(to_json(&key.limits))))
-        .bind(Value::Json(Some(to_json(&key.addresses))))
-        .bind(Value::Json(Some(to_json(&key.metadata))))
-        .bind(Value::Time(key.expires_at.map(as_micros)))
-        .bind(Value::Boolean(key.disabled))
-        .bind(Value::Time(key.revoked_at.map(as_micros)))
+/// The id and the mutable columns, with which both statements begin.
+fn mutable(key: &Key) -> [Value; 12] {
+    [
+        key.id.into(),
+        (&*key.name).into(),
+        (&*key.name.to_lowercase()).into(),
+        key.owner.as_deref().into(),
+        key.environment.as_deref().into(),
+        Value::Json(Some(to_json(&key.scopes))),
+        Value::Json(Some(to_json(&key.limits))),
+        Value::Json(Some(to_json(&key.addresses))),
+        Value::Json(Some(to_json(&key.metadata))),
+        Value::Time(key.expires_at.map(as_micros)),
+        Value::Boolean(key.disabled),
+        Value::Time(key.revoked_at.map(as_micros)),
+    ]
 }
 
 pub(super) fn delete(names: &Names, id: KeyId) -> Statement {
@@ -136,6 +151,10 @@ pub(super) fn list(names: &Names, query: &KeyQuery) -> Result<Statement, StoreEr
         let time = Value::Time(Some(ceil_micros(time)));
         sql.push(" AND expires_at < ").push_bind(time);
     }
+    if let Some(imported) = query.imported {
+        let imported = Value::Boolean(imported);
+        sql.push(" AND imported = ").push_bind(imported);
+    }
     if let Some(token) = &query.page.after {
         let id: KeyId = token.id()?;
         sql.push(" AND (created_at, id) < (")
@@ -166,6 +185,7 @@ pub(super) fn record_of(row: &impl Row) -> Result<KeyRecord, SqlError> {
     key.last_used_at = optional_time(row, "last_used_at")?;
     key.hint = text(row, "hint")?;
     key.recoverable = row.boolean("recoverable")?;
+    key.imported = row.boolean("imported")?;
     let digest = parsed(required(row.text("digest")?)?)?;
     Ok(KeyRecord {
         key,

@@ -158,7 +158,7 @@ impl Engine for SqliteEngine {
     }
 
     /// Does nothing: other processes see the change when their cache entries expire.
-    async fn announce(&self, _: &mut SqliteSession, _: KeyId) -> Result<(), SqlError> {
+    async fn announce(&self, _: &mut SqliteSession, _: &[KeyId]) -> Result<(), SqlError> {
         Ok(())
     }
 }

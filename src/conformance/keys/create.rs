@@ -7,12 +7,9 @@ use serde_json::{Value, json};
 
 use super::key_store;
 use super::steps::{create, expect_unchanged, find_key};
-use crate::conformance::assert::{equal, fails_with, join_all, succeeds};
+use crate::conformance::assert::{equal, fails_with, join_all};
 use crate::conformance::fixture::{Fixture, first, id, micros, too_early, tricky_strings};
-use crate::key::{
-    Actor, AddressList, Digest, InvalidKey, IssueError, Key, KeyAdmin, KeyRecord, NewKey,
-    StoreError,
-};
+use crate::key::{Actor, AddressList, InvalidKey, Key, KeyAdmin, KeyRecord, NewKey, StoreError};
 use crate::limit::RateLimit;
 
 pub(super) async fn suite<S: KeyAdmin + ?Sized>(store: &S) {
@@ -21,7 +18,6 @@ pub(super) async fn suite<S: KeyAdmin + ?Sized>(store: &S) {
     times_are_truncated(store, &fixture).await;
     never_overwrites(store, &fixture).await;
     invalid_keys_are_rejected(store, &fixture).await;
-    imports(store, &fixture).await;
 }
 
 async fn keeps_every_field<S: KeyAdmin + ?Sized>(store: &S, fixture: &Fixture) {
@@ -205,41 +201,4 @@ fn invalidations() -> [(MakeInvalid, InvalidKey); 13] {
 
 fn add(key: &mut Key, metadata: Value) {
     key.metadata.insert("added".into(), metadata);
-}
-
-async fn imports<S: KeyAdmin + ?Sized>(store: &S, fixture: &Fixture) {
-    let secret = format!("legacy-{}", fixture.tag);
-    let new = || NewKey::new("Imported").owner(fixture.owner.as_str());
-    let issuer = fixture.issuer();
-    let key = issuer
-        .import_secret(store, new(), &secret, Actor::SYSTEM)
-        .await;
-    let key = succeeds(key, "importing a secret of another system succeeds");
-    let digest = Digest::sha256(secret.as_bytes()).to_string();
-    let hex = digest.trim_start_matches("sha256:");
-    let record = find_key(store, key.id).await;
-    equal(
-        &record.as_ref().map(|record| &record.key),
-        &Some(&key),
-        "an imported key is found by the id derived from its secret",
-    );
-    fails_with(
-        issuer.import_sha256(store, new(), hex, Actor::SYSTEM).await,
-        "StoreError::Conflict",
-        |error| matches!(error, IssueError::Store(StoreError::Conflict(of)) if *of == key.id),
-        "a secret can be imported only once, as text or as hash",
-    );
-    if let Some(record) = record {
-        expect_unchanged(store, &record, "importing never overwrites a key").await;
-    }
-
-    let (secret, _) = succeeds(issuer.prepare(new()), "the suite's keys are valid");
-    let key = issuer
-        .import_secret(store, new(), secret.expose(), Actor::SYSTEM)
-        .await;
-    equal(
-        &succeeds(key, "importing a secret in this crate's format succeeds").id,
-        &secret.id(),
-        "a secret in this crate's format is imported under its own id",
-    );
 }

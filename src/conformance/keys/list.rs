@@ -47,6 +47,7 @@ async fn fill<S: KeyAdmin + ?Sized>(store: &S, fixture: &Fixture) -> Vec<Key> {
             _ => None,
         };
         key.revoked_at = (n % 9 == 2).then_some(fixture.now);
+        key.imported = n % 8 < 3;
         key.last_used_at = match n % 6 {
             1 => Some(fixture.now),
             2 | 3 => Some(fixture.before(Duration::from_micros(1))),
@@ -114,6 +115,7 @@ async fn filters_agree_with_matches<S: KeyAdmin + ?Sized>(
             queries.push(soon.unused_since(time).expires_before(time));
         }
         let ids: Vec<_> = keys.iter().step_by(3).map(|key| key.id).collect();
+        queries.extend([true, false].map(|imported| query.clone().imported(imported)));
         queries.push(query.clone().ids([]));
         queries.push(query.clone().ids(ids[..1].iter().copied()));
         // Duplicates, and an id that does not exist.

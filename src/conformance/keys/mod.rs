@@ -6,6 +6,7 @@ mod create;
 mod delete;
 mod feed;
 mod find;
+mod import;
 mod list;
 mod reveal;
 mod rotate;
@@ -42,6 +43,7 @@ pub use find::key_store;
 ///   audit entry each time. Revoking or deleting its key removes it. After a rotation, the successor has an
 ///   encrypted secret only if its predecessor has one. A store that keeps no encrypted secrets instead rejects
 ///   keys that have one with [`StoreError::SecretsNotSupported`](crate::key::StoreError::SecretsNotSupported).
+/// - Keys that are created together are all created, except for those whose ids exist.
 /// - Other keys stay unchanged, and every change is published to the
 ///   [invalidation feed](crate::key::KeyStore::invalidations), if there is one.
 pub async fn key_admin<S: KeyAdmin + ?Sized>(store: &S) {
@@ -55,6 +57,7 @@ pub async fn key_admin<S: KeyAdmin + ?Sized>(store: &S) {
     feed::suite(store).await;
     audit::suite(store).await;
     reveal::suite(store).await;
+    import::suite(store).await;
     expect(
         store,
         &bystander,

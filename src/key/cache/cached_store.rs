@@ -130,6 +130,16 @@ impl<S: KeyAdmin> KeyAdmin for CachedStore<S> {
         self.store.create(record, actor).await
     }
 
+    async fn create_all(
+        &self,
+        records: Vec<KeyRecord>,
+        actor: Actor<'_>,
+    ) -> Result<Vec<KeyId>, StoreError> {
+        let ids = records.iter().map(|record| record.key.id);
+        let _fences: Vec<_> = ids.map(|id| self.invalidate_on_drop(id)).collect();
+        self.store.create_all(records, actor).await
+    }
+
     async fn list(&self, query: &KeyQuery) -> Result<Page<Key>, StoreError> {
         self.store.list(query).await
     }

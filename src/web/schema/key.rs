@@ -51,6 +51,8 @@ pub(crate) struct Key {
     last_used_at: Option<Timestamp>,
     /// Whether the encrypted secret is stored and can be revealed.
     recoverable: bool,
+    /// Whether another system issued the secret.
+    imported: bool,
     /// The key that this key was rotated from.
     #[schema(value_type = Option<names::KeyId>)]
     rotated_from: Option<KeyId>,
@@ -85,6 +87,7 @@ impl Key {
             revoked_at: key.revoked_at,
             last_used_at: key.last_used_at,
             recoverable: key.recoverable,
+            imported: key.imported,
             rotated_from: key.rotated_from,
             lineage: key.lineage,
         }

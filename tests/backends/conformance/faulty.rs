@@ -42,6 +42,7 @@ faults! {
     NameFilterIsCaseSensitive => "a list agrees with KeyQuery::matches",
     IgnoresIdFilter => "a list agrees with KeyQuery::matches",
     IgnoresExpiryFilter => "a list agrees with KeyQuery::matches",
+    IgnoresImportedFilter => "a list agrees with KeyQuery::matches",
     TreatsNewKeysAsUnused => "a list agrees with KeyQuery::matches",
     ListOrderedByIdOnly => "a list is ordered",
     AcceptsForeignKeyPageToken => "a page token of another list fails with StoreError::Page",
@@ -76,6 +77,8 @@ faults! {
     RevealOfUnknownKeySucceeds => "revealing an unknown id fails with StoreError::NotFound",
     RevealIsNotAudited => "every reveal of a secret has exactly one audit entry",
     AuditsEmptyReveals => "a reveal that returns nothing has no audit entry",
+    CreateAllStopsAtExistingKeys => "an import reports imported",
+    CreateAllOverwrites => "a repeated import changes nothing",
     CountsTwice => "a batch written twice counts once",
     RecordedOmitsLateEvents => "a batch follows all batches written before",
     RecordedSkipsEvents => "neither skip nor repeat recorded events",
@@ -197,6 +200,28 @@ impl KeyAdmin for Faulty {
         self.inner.create(record, actor).await
     }
 
+    async fn create_all(
+        &self,
+        records: Vec<KeyRecord>,
+        actor: Actor<'_>,
+    ) -> Result<Vec<KeyId>, StoreError> {
+        let mut existing = Vec::new();
+        for record in records {
+            let id = record.key.id;
+            let is_new = self.inner.find(id).await?.is_none();
+            match self.fault {
+                Some(Fault::CreateAllOverwrites) if !is_new => {
+                    self.put(record).await?;
+                    existing.push(id);
+                }
+                Some(Fault::CreateAllStopsAtExistingKeys) if !is_new => break,
+                _ if is_new => self.create(record, actor).await?,
+                _ => existing.push(id),
+            }
+        }
+        Ok(existing)
+    }
+
     async fn list(&self, query: &KeyQuery) -> Result<Page<Key>, StoreError> {
         let mut query = query.clone();
         if self.has(Fault::AcceptsForeignKeyPageToken)
@@ -216,6 +241,9 @@ impl KeyAdmin for Faulty {
         }
         if self.has(Fault::IgnoresExpiryFilter) {
             query.expires_before = None;
+        }
+        if self.has(Fault::IgnoresImportedFilter) {
+            query.imported = None;
         }
         let mut unused_since = None;
         if self.has(Fault::TreatsNewKeysAsUnused) {

@@ -516,3 +516,7 @@ BEGIN
     END LOOP;
 END $$;
 COMMENT ON FUNCTION §latency_quantile IS 'A quantile of a latency histogram, in microseconds.';
+
+ALTER TABLE §keys ADD COLUMN imported boolean NOT NULL DEFAULT false;
+UPDATE §keys SET imported = true WHERE starts_with(hint, 'imported ');
+COMMENT ON COLUMN §keys.imported IS 'Whether another system issued the secret.';

@@ -279,3 +279,7 @@ CREATE TABLE §rollup_records (
     -- Rollups by minute, caller and kind, in a binary format.
     rollups BLOB NOT NULL
 ) STRICT;
+
+-- Whether another system issued the secret.
+ALTER TABLE §keys ADD COLUMN imported INTEGER NOT NULL DEFAULT 0;
+UPDATE §keys SET imported = 1 WHERE substr(hint, 1, 9) = 'imported ';

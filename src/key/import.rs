@@ -1,0 +1,398 @@
+//! Import of keys that another system issued.
+
+use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
+use std::fmt;
+use std::future::poll_fn;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::pin::pin;
+
+use futures_core::Stream;
+use jiff::Timestamp;
+use zeroize::Zeroizing;
+
+use super::audit::Actor;
+use super::digest::{Digest, Peppers};
+use super::error::StoreError;
+use super::issuer::{IssueError, Issuer};
+use super::new_key::NewKey;
+use super::query::KeyQuery;
+use super::record::{Key, KeyRecord};
+use super::store::KeyAdmin;
+use crate::id::KeyId;
+use crate::page::{PageRequest, whole_micros};
+use crate::parse_error::ParseError;
+
+/// A key that another system issued, to be [imported](Issuer::import_all).
+///
+/// ```
+/// use keytally::key::{Digest, ImportedKey, NewKey};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let hash = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08";
+/// let key = ImportedKey::from_digest(NewKey::new("Nightly export"), Digest::from_sha256(hash))
+///     .created_at("2024-03-01T09:30:00Z".parse()?)
+///     .last_used_at("2026-10-31T22:15:00Z".parse::<jiff::Timestamp>()?)
+///     .hint("sk-…9xQ2");
+/// # Ok(()) }
+/// ```
+#[derive(Debug, Clone)]
+#[must_use = "a key is imported by an `Issuer`"]
+pub struct ImportedKey {
+    new: NewKey,
+    source: Source,
+    created_at: Option<Timestamp>,
+    last_used_at: Option<Timestamp>,
+    disabled: bool,
+    hint: Option<String>,
+}
+
+#[derive(Clone)]
+enum Source {
+    Secret(Zeroizing<String>),
+    Digest(Result<Digest, ParseError>),
+}
+
+impl fmt::Debug for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Secret(_) => f.write_str("Secret"),
+            Self::Digest(digest) => digest.fmt(f),
+        }
+    }
+}
+
+impl ImportedKey {
+    /// A key with this plain secret: 16 to 512 printable ASCII characters without spaces.
+    ///
+    /// A pepper protects the digest, but not the id: for a secret in another format, the id is 95 bits of its plain
+    /// SHA-256, which is enough to brute-force a guessable secret. [Rotate](Issuer::rotate) such keys.
+    pub fn from_secret(new: NewKey, secret: &str) -> Self {
+        Self::new(new, Source::Secret(Zeroizing::new(secret.to_owned())))
+    }
+
+    /// A key with this digest of its secret. An error is reported when the key is imported.
+    ///
+    /// Not for secrets in the format of this crate: lookups use the id in the secret, which cannot be derived from the
+    /// digest. If the ids are known, [create](KeyAdmin::create) the records instead.
+    pub fn from_digest(new: NewKey, digest: Result<Digest, ParseError>) -> Self {
+        Self::new(new, Source::Digest(digest))
+    }
+
+    fn new(new: NewKey, source: Source) -> Self {
+        Self {
+            new,
+            source,
+            created_at: None,
+            last_used_at: None,
+            disabled: false,
+            hint: None,
+        }
+    }
+
+    /// Sets when the key was created. The time of the import by default.
+    pub fn created_at(mut self, time: Timestamp) -> Self {
+        self.created_at = Some(time);
+        self
+    }
+
+    /// Sets when the key was last used. `None` by default.
+    pub fn last_used_at(mut self, time: impl Into<Option<Timestamp>>) -> Self {
+        self.last_used_at = time.into();
+        self
+    }
+
+    /// Sets whether the key is disabled. `false` by default.
+    pub fn disabled(mut self, disabled: bool) -> Self {
+        self.disabled = disabled;
+        self
+    }
+
+    /// Sets the hint that the other system displays. `imported` and the beginning of the id by default, which reveals
+    /// nothing of the secret.
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    /// The record of the key, as created at this time unless another one is set.
+    fn record(&self, peppers: &Peppers, now: Timestamp) -> Result<KeyRecord, IssueError> {
+        if self.new.recoverable {
+            return Err(IssueError::ImportedRecoverable);
+        }
+        let (id, digest) = match &self.source {
+            Source::Secret(secret) => {
+                let id = KeyId::of_secret(secret).ok_or(IssueError::InvalidSecret)?;
+                (id, peppers.digest(secret.as_bytes()))
+            }
+            Source::Digest(digest) => {
+                let digest = digest.clone().map_err(IssueError::Digest)?;
+                (digest.imported_id(), digest)
+            }
+        };
+        let hint = || format!("imported {}…", &id.as_str()[..4]);
+        let hint = self.hint.clone().unwrap_or_else(hint);
+        let new = self.new.clone();
+        let mut key = new.into_key(id, hint, self.created_at.unwrap_or(now))?;
+        key.last_used_at = self.last_used_at.map(whole_micros);
+        key.disabled = self.disabled;
+        key.imported = true;
+        key.validate()?;
+        Ok(KeyRecord {
+            key,
+            digest,
+            encrypted_secret: None,
+        })
+    }
+}
+
+/// What an import did, or would do.
+#[derive(Debug, Default)]
+#[non_exhaustive]
+pub struct ImportReport {
+    /// The number of keys that were created.
+    pub imported: u64,
+    /// The number of keys that existed with the same values.
+    pub existing: u64,
+    /// Keys that existed with other values, since they were changed or the import differs. They were left unchanged.
+    pub different: Vec<KeyId>,
+    /// Keys that cannot be imported.
+    pub rejected: Vec<RejectedImport>,
+}
+
+/// A key that cannot be imported.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct RejectedImport {
+    /// The position of the key, counted from 0.
+    pub position: u64,
+    /// The name of the key.
+    pub name: String,
+    /// Why it cannot be imported.
+    pub error: IssueError,
+}
+
+/// The keys of a transaction.
+const BATCH: usize = 500;
+const _: () = assert!(BATCH <= PageRequest::MAX_LIMIT);
+
+impl Issuer {
+    /// Imports a key under the id that [`KeyId::of_secret`] or [`Digest::imported_id`] returns. If its secret does not
+    /// have the format of this crate, the layer accepts it only with
+    /// [`accept_imported`](crate::ApiKeyLayer::accept_imported).
+    ///
+    /// # Errors
+    ///
+    /// As [`issue`](Self::issue). Also if the secret or the digest is malformed, or the key should be recoverable.
+    /// [`StoreError::Conflict`] if the key exists; nothing is changed then.
+    pub async fn import<S>(
+        &self,
+        store: &S,
+        key: ImportedKey,
+        actor: Actor<'_>,
+    ) -> Result<Key, IssueError>
+    where
+        S: KeyAdmin + ?Sized,
+    {
+        let record = key.record(&self.peppers, self.clock.now().timestamp())?;
+        let key = record.key.clone();
+        store.create(record, actor).await?;
+        Ok(key)
+    }
+
+    /// Imports keys in batches, each in one transaction if the [store](KeyAdmin::create_all) supports it. Existing keys
+    /// are left unchanged, so an interrupted import can be run again.
+    ///
+    /// ```
+    /// use keytally::backend::MemoryBackend;
+    /// use keytally::key::{Actor, Digest, ImportedKey, Issuer, NewKey};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let rows = [("Nightly export", "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08")];
+    /// let keys = rows.map(|(name, hash)| {
+    ///     ImportedKey::from_digest(NewKey::new(name), Digest::from_sha256(hash))
+    /// });
+    /// let store = MemoryBackend::new();
+    /// let report = Issuer::new("acme_live")?
+    ///     .import_all(&store, tokio_stream::iter(keys), Actor::SYSTEM)
+    ///     .await?;
+    /// for rejected in &report.rejected {
+    ///     eprintln!("{}: {}", rejected.name, rejected.error);
+    /// }
+    /// # assert_eq!(report.imported, 1);
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if the store fails. Keys of earlier batches are imported then. A key that cannot be imported is
+    /// not an error, but part of the report.
+    pub async fn import_all<S>(
+        &self,
+        store: &S,
+        keys: impl Stream<Item = ImportedKey>,
+        actor: Actor<'_>,
+    ) -> Result<ImportReport, StoreError>
+    where
+        S: KeyAdmin + ?Sized,
+    {
+        self.import_batches(store, keys, Some(actor)).await
+    }
+
+    /// Returns the report that [`import_all`](Self::import_all) would return, without importing the keys.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if the store fails.
+    pub async fn check_import<S>(
+        &self,
+        store: &S,
+        keys: impl Stream<Item = ImportedKey>,
+    ) -> Result<ImportReport, StoreError>
+    where
+        S: KeyAdmin + ?Sized,
+    {
+        self.import_batches(store, keys, None).await
+    }
+
+    /// Without an actor, nothing is imported.
+    async fn import_batches<S>(
+        &self,
+        store: &S,
+        keys: impl Stream<Item = ImportedKey>,
+        actor: Option<Actor<'_>>,
+    ) -> Result<ImportReport, StoreError>
+    where
+        S: KeyAdmin + ?Sized,
+    {
+        let mut keys = pin!(keys);
+        let mut import = Import {
+            issuer: self,
+            now: self.clock.now().timestamp(),
+            report: ImportReport::default(),
+            checked: HashMap::new(),
+        };
+        let mut batch = Vec::with_capacity(BATCH);
+        let mut ids = HashSet::with_capacity(BATCH);
+        let mut position = 0;
+        while let Some(key) = poll_fn(|cx| keys.as_mut().poll_next(cx)).await {
+            if let Some((key, record)) = import.prepare(key, position) {
+                // A repeated key is compared with the first one.
+                if batch.len() == BATCH || ids.contains(&record.key.id) {
+                    import
+                        .write(store, std::mem::take(&mut batch), actor)
+                        .await?;
+                    ids.clear();
+                }
+                ids.insert(record.key.id);
+                batch.push((key, record));
+            }
+            position += 1;
+        }
+        import.write(store, batch, actor).await?;
+        Ok(import.report)
+    }
+}
+
+struct Import<'a> {
+    issuer: &'a Issuer,
+    /// When keys were created unless they say otherwise.
+    now: Timestamp,
+    report: ImportReport,
+    /// The keys that a dry run would have created.
+    checked: HashMap<KeyId, u64>,
+}
+
+impl Import<'_> {
+    /// The record of a key, unless it is rejected.
+    fn prepare(&mut self, key: ImportedKey, position: u64) -> Option<(ImportedKey, KeyRecord)> {
+        match key.record(&self.issuer.peppers, self.now) {
+            Ok(record) => Some((key, record)),
+            Err(error) => {
+                self.report.rejected.push(RejectedImport {
+                    position,
+                    name: key.new.name,
+                    error,
+                });
+                None
+            }
+        }
+    }
+
+    /// Imports keys with different ids, or only compares them with the existing ones if there is no actor.
+    async fn write<S>(
+        &mut self,
+        store: &S,
+        batch: Vec<(ImportedKey, KeyRecord)>,
+        actor: Option<Actor<'_>>,
+    ) -> Result<(), StoreError>
+    where
+        S: KeyAdmin + ?Sized,
+    {
+        if batch.is_empty() {
+            return Ok(());
+        }
+        let existing: HashSet<_> = match actor {
+            Some(actor) => {
+                let records = batch.iter().map(|(_, record)| record.clone()).collect();
+                store
+                    .create_all(records, actor)
+                    .await?
+                    .into_iter()
+                    .collect()
+            }
+            None => batch.iter().map(|(_, record)| record.key.id).collect(),
+        };
+        let stored = match existing.is_empty() {
+            true => Vec::new(),
+            false => {
+                let query = KeyQuery::new().ids(existing.iter().copied()).limit(BATCH);
+                store.list(&query).await?.items
+            }
+        };
+        let stored: HashMap<_, _> = stored.into_iter().map(|key| (key.id, key)).collect();
+        for (key, record) in batch {
+            let id = record.key.id;
+            let is_same = match stored.get(&id) {
+                Some(stored) => {
+                    let imported = key.record(&self.issuer.peppers, stored.created_at);
+                    imported.is_ok_and(|it| fingerprint(&it.key) == fingerprint(stored))
+                }
+                None if actor.is_some() => {
+                    // Or it existed and was deleted since.
+                    self.report.imported += u64::from(!existing.contains(&id));
+                    continue;
+                }
+                None => match self.checked.entry(id) {
+                    Entry::Occupied(first) => *first.get() == fingerprint(&record.key),
+                    Entry::Vacant(place) => {
+                        place.insert(fingerprint(&record.key));
+                        self.report.imported += 1;
+                        continue;
+                    }
+                },
+            };
+            match is_same {
+                true => self.report.existing += 1,
+                false => self.report.different.push(id),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A hash of the values of a key, other than those that change with its use and administration.
+fn fingerprint(key: &Key) -> u64 {
+    let key = Key {
+        disabled: false,
+        revoked_at: None,
+        last_used_at: None,
+        ..key.clone()
+    };
+    let mut hasher = DefaultHasher::new();
+    serde_json::to_vec(&key)
+        .unwrap_or_default()
+        .hash(&mut hasher);
+    hasher.finish()
+}
