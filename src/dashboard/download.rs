@@ -8,8 +8,7 @@ use http::header::{CONTENT_DISPOSITION, CONTENT_TYPE};
 use serde::Deserialize;
 use utoipa::ToSchema;
 
-use super::state::Backend;
-use crate::usage::{Export, LogFilter};
+use crate::usage::{Export, LogFilter, UsageReader};
 
 /// A file format of exports.
 #[derive(Deserialize, ToSchema)]
@@ -28,10 +27,10 @@ pub(super) struct As {
 }
 
 /// Exports all matching requests in this format.
-pub(super) fn export_as(format: Format, backend: Arc<dyn Backend>, filter: LogFilter) -> Export {
+pub(super) fn export_as(format: Format, usage: Arc<dyn UsageReader>, filter: LogFilter) -> Export {
     match format {
-        Format::Csv => Export::csv(backend, filter),
-        Format::Jsonl => Export::json_lines(backend, filter),
+        Format::Csv => Export::csv(usage, filter),
+        Format::Jsonl => Export::json_lines(usage, filter),
     }
 }
 

@@ -95,8 +95,23 @@ impl Dashboard {
     ///
     /// If the operating system provides no randomness, even if a [signing key](Self::signing_key) is set later.
     pub fn new(backend: impl KeyAdmin + UsageReader, guard: impl Guard) -> Self {
+        let backend = Arc::new(backend);
+        Self::of(backend.clone(), backend, guard)
+    }
+
+    /// Creates a dashboard over a store of keys and a separate backend for usage, protected by a guard.
+    ///
+    /// # Panics
+    ///
+    /// As [`new`](Self::new).
+    pub fn with_stores(keys: impl KeyAdmin, usage: impl UsageReader, guard: impl Guard) -> Self {
+        Self::of(Arc::new(keys), Arc::new(usage), guard)
+    }
+
+    fn of(keys: Arc<dyn KeyAdmin>, usage: Arc<dyn UsageReader>, guard: impl Guard) -> Self {
         Self(Shared {
-            backend: Arc::new(backend),
+            keys,
+            usage,
             guard: Arc::new(guard),
             issuer: None,
             recorder: None,

@@ -12,7 +12,8 @@ use crate::usage::{Recorder, UsageReader};
 
 /// The configuration and shared state of a dashboard.
 pub(super) struct Shared {
-    pub(super) backend: Arc<dyn Backend>,
+    pub(super) keys: Arc<dyn KeyAdmin>,
+    pub(super) usage: Arc<dyn UsageReader>,
     pub(super) guard: Arc<dyn Guard>,
     pub(super) issuer: Option<Issuer>,
     pub(super) recorder: Option<Recorder>,
@@ -32,12 +33,8 @@ impl Shared {
     where
         F: Future<Output = Result<Issued, IssueError>> + Send + 'static,
     {
-        let (issuer, store) = (self.issuer.clone(), self.backend.clone());
+        let (issuer, store) = (self.issuer.clone(), self.keys.clone());
         let requests = &self.idempotent_requests;
         requests.once(request_key, issuer, store, issue).await
     }
 }
-
-pub(super) trait Backend: KeyAdmin + UsageReader {}
-
-impl<T: KeyAdmin + UsageReader> Backend for T {}

@@ -1,10 +1,14 @@
 //! Key management on the pages.
 
+use axum::Router;
 use http::StatusCode;
+use jiff::SignedDuration;
 use keytally::Clock;
+use keytally::backend::MemoryBackend;
+use keytally::dashboard::{BearerToken, Dashboard};
 use keytally::key::{KeyAdmin, KeyQuery, KeyStatus, KeyStore};
 
-use crate::pages::Pages;
+use crate::pages::{Pages, TOKEN};
 
 #[tokio::test]
 async fn a_key_is_generated_disabled_rotated_and_deleted() {
@@ -163,4 +167,47 @@ async fn a_form_that_is_submitted_twice_creates_one_key() {
         once.split('"').next().unwrap().to_owned()
     };
     assert_ne!(once().await, once().await);
+}
+
+#[tokio::test]
+async fn imported_keys_are_listed() {
+    let pages = Pages::new();
+    pages.key("Issued here").await;
+    let imported = pages.key_with("Issued elsewhere", |key| key.imported = true);
+    let imported = imported.await;
+    let all = pages.get("/admin/keys").await.text;
+    assert!(all.contains("Issued here") && all.contains("Issued elsewhere"));
+    let list = pages.get("/admin/keys?show=imported").await.text;
+    assert!(!list.contains("Issued here") && list.contains("Issued elsewhere"));
+    let key = pages
+        .get(&format!("/admin/keys/{}", imported.id))
+        .await
+        .text;
+    assert!(key.contains("Imported from another system"));
+}
+
+#[tokio::test]
+async fn keys_and_usage_can_come_from_separate_stores() {
+    let (keys, usage) = (MemoryBackend::new(), MemoryBackend::new());
+    let pages = Pages {
+        backend: keys.clone(),
+        router: Router::new(),
+    };
+    let key = pages.key("Kept apart").await;
+    let of_usage = Pages {
+        backend: usage.clone(),
+        router: Router::new(),
+    };
+    let ago = SignedDuration::from_secs(60);
+    of_usage.requests(&key, 7, ago, |_, _| ()).await;
+    let guard = BearerToken::new(TOKEN).unwrap();
+    let router = Dashboard::with_stores(keys, usage, guard).into_router();
+    let pages = Pages {
+        router: Router::new().nest("/admin", router),
+        ..pages
+    };
+    let page = pages.get(&format!("/admin/keys/{}", key.id)).await.text;
+    assert!(page.contains("Kept apart") && page.contains("Requests"));
+    let log = pages.get("/admin/log").await.text;
+    assert_eq!(log.matches(">Kept apart<").count(), 7);
 }

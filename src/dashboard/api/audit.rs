@@ -87,7 +87,7 @@ pub(super) async fn entries(
             "This store does not keep an audit log.",
         )
     };
-    let log = shared.backend.audit_log().ok_or_else(none)?;
+    let log = shared.keys.audit_log().ok_or_else(none)?;
     let entries = log.audit_entries(&query).await?;
     Ok(Json(Page::of(entries, AuditEntry::from)))
 }

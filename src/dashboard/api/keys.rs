@@ -35,6 +35,8 @@ pub(super) struct Wanted {
     /// Only keys that expire before this time.
     #[param(value_type = Option<String>, format = DateTime)]
     expires_before: Option<Timestamp>,
+    /// Only keys that were imported, or only keys that were not.
+    imported: Option<bool>,
     /// The maximum number of keys to return. 50 by default.
     #[param(minimum = 1, maximum = 1000)]
     limit: Option<usize>,
@@ -56,6 +58,7 @@ impl TryFrom<Wanted> for KeyQuery {
         query.status = wanted.status.map(|status| (status, Timestamp::now()));
         query.unused_since = wanted.unused_since;
         query.expires_before = wanted.expires_before;
+        query.imported = wanted.imported;
         query.page.after = wanted.after;
         Ok(query)
     }
@@ -76,7 +79,7 @@ pub(super) async fn list(
     State(shared): State<Arc<Shared>>,
     Query(wanted): Query<Wanted>,
 ) -> Result<Json<Page<Key>>, Problem> {
-    let keys = shared.backend.list(&wanted.try_into()?).await?;
+    let keys = shared.keys.list(&wanted.try_into()?).await?;
     Ok(Json(Page::of(keys, Key::from)))
 }
 
@@ -95,7 +98,7 @@ pub(super) async fn read(
     State(shared): State<Arc<Shared>>,
     KeyInPath(id): KeyInPath,
 ) -> Result<Json<Key>, Problem> {
-    let key = shared.backend.get(id).await?;
+    let key = shared.keys.get(id).await?;
     let key = key.ok_or_else(Problem::key_not_found)?;
     Ok(Json(key.into()))
 }
@@ -120,7 +123,7 @@ pub(super) async fn update(
 ) -> Result<Json<Key>, Problem> {
     let update = KeyUpdate::try_from(update)?;
     let key = shared
-        .backend
+        .keys
         .update(id, update, context.admin.actor())
         .await?;
     Ok(Json(key.into()))
@@ -143,7 +146,7 @@ pub(super) async fn delete(
     context: PageContext,
     KeyInPath(id): KeyInPath,
 ) -> Result<StatusCode, Problem> {
-    shared.backend.delete(id, context.admin.actor()).await?;
+    shared.keys.delete(id, context.admin.actor()).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -163,7 +166,7 @@ pub(super) async fn disable(
     context: PageContext,
     KeyInPath(id): KeyInPath,
 ) -> Result<Json<Key>, Problem> {
-    let key = shared.backend.disable(id, context.admin.actor()).await?;
+    let key = shared.keys.disable(id, context.admin.actor()).await?;
     Ok(Json(key.into()))
 }
 
@@ -183,7 +186,7 @@ pub(super) async fn enable(
     context: PageContext,
     KeyInPath(id): KeyInPath,
 ) -> Result<Json<Key>, Problem> {
-    let key = shared.backend.enable(id, context.admin.actor()).await?;
+    let key = shared.keys.enable(id, context.admin.actor()).await?;
     Ok(Json(key.into()))
 }
 
@@ -203,6 +206,6 @@ pub(super) async fn revoke(
     context: PageContext,
     KeyInPath(id): KeyInPath,
 ) -> Result<Json<Key>, Problem> {
-    let key = shared.backend.revoke(id, context.admin.actor()).await?;
+    let key = shared.keys.revoke(id, context.admin.actor()).await?;
     Ok(Json(key.into()))
 }

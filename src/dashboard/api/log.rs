@@ -152,7 +152,7 @@ pub(super) async fn requests(
         query.page.limit = limit;
     }
     query.page.after = wanted.after;
-    let page = shared.backend.requests(&query).await?;
+    let page = shared.usage.requests(&query).await?;
     Ok(Json(Page::of(page, Request::from)))
 }
 
@@ -176,7 +176,7 @@ pub(super) async fn recorded(
     if let Some(limit) = at_most(PageRequest::MAX_LIMIT, "limit", wanted.limit)? {
         query.limit = limit;
     }
-    let page = shared.backend.recorded(&query).await?;
+    let page = shared.usage.recorded(&query).await?;
     Ok(Json(page.into()))
 }
 
@@ -214,7 +214,7 @@ pub(super) async fn count(
     State(shared): State<Arc<Shared>>,
     Query(wanted): Query<Wanted>,
 ) -> Result<Json<Count>, Problem> {
-    let count = shared.backend.count(&wanted.filter()?).await?;
+    let count = shared.usage.count(&wanted.filter()?).await?;
     Ok(Json(count.into()))
 }
 
@@ -242,7 +242,7 @@ pub(super) async fn export(
         return Err(Problem::parameter("format", "Must be `csv` or `jsonl`."));
     };
     let filter = wanted.filter()?;
-    let mut export = export_as(format, shared.backend.clone(), filter);
+    let mut export = export_as(format, shared.usage.clone(), filter);
     if wanted.bom {
         export = export.byte_order_mark();
     }

@@ -110,7 +110,7 @@ pub(super) async fn backlog(
     State(shared): State<Arc<Shared>>,
 ) -> Result<Json<MergeBacklog>, Problem> {
     let none = || Problem::new(StatusCode::NOT_FOUND, "The backend does not merge usage.");
-    let backlog = shared.backend.merge_backlog().await?.ok_or_else(none)?;
+    let backlog = shared.usage.merge_backlog().await?.ok_or_else(none)?;
     Ok(Json(MergeBacklog {
         records: backlog.records,
         oldest_at: backlog.oldest_at,

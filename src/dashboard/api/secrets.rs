@@ -43,7 +43,7 @@ pub(super) async fn create(
     Body(body, fingerprint): Body<schema::NewKey>,
 ) -> Result<Response, Problem> {
     let new = body.into_new(Timestamp::now())?;
-    let (store, admin) = (shared.backend.clone(), context.admin.clone());
+    let (store, admin) = (shared.keys.clone(), context.admin.clone());
     let request_key = RequestKey::at("/keys", context.admin.name(), name.as_deref(), fingerprint);
     let issue = async move |issuer: Issuer| issuer.issue(&*store, new, admin.actor()).await;
     let issued = shared.issue_once(request_key, issue).await?;
@@ -74,7 +74,7 @@ pub(super) async fn rotate(
     IdempotencyKey(name): IdempotencyKey,
     Body(body, fingerprint): Body<schema::Rotation>,
 ) -> Result<Response, Problem> {
-    let (store, admin) = (shared.backend.clone(), context.admin.clone());
+    let (store, admin) = (shared.keys.clone(), context.admin.clone());
     let path = format!("/keys/{id}/rotate");
     let request_key = RequestKey::at(&path, context.admin.name(), name.as_deref(), fingerprint);
     let rotate = async move |issuer: Issuer| {
@@ -104,7 +104,7 @@ pub(super) async fn reveal(
 ) -> Result<Response, Problem> {
     let issuer = shared.issuer.as_ref().ok_or(IdempotencyError::NoIssuer)?;
     let secret = issuer
-        .reveal(&*shared.backend, id, context.admin.actor())
+        .reveal(&*shared.keys, id, context.admin.actor())
         .await?;
     let not_stored = || {
         Problem::new(

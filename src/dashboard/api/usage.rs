@@ -69,7 +69,7 @@ pub(super) async fn summary(
     range.owner = wanted.owner;
     (range.from, range.to) = (wanted.from, wanted.to);
     let query = SummaryQuery::new(range, spec);
-    let summary = shared.backend.summary(&query).await?;
+    let summary = shared.usage.summary(&query).await?;
     Ok(Json(Summary::of(&summary, top)))
 }
 
@@ -130,7 +130,7 @@ pub(super) async fn over_time(
     let too_many = |error: TooManyBuckets| Problem::parameter("width", error.to_string());
     empty.filled(times.clone(), now).map_err(too_many)?;
     let summary = shared
-        .backend
+        .usage
         .summary(&SummaryQuery::new(range, spec))
         .await?;
     let over_time = summary.over_time.ok_or_else(Problem::internal)?;
@@ -172,8 +172,8 @@ pub(super) async fn find_spikes(
     let before = from.saturating_sub(to.duration_since(from));
     let before = before.unwrap_or(Timestamp::MIN);
     let range = |from, to| UsageRange::new().from(from).to(to);
-    let before = shared.backend.totals_by_key(&range(before, from)).await?;
-    let now = shared.backend.totals_by_key(&range(from, to)).await?;
+    let before = shared.usage.totals_by_key(&range(before, from)).await?;
+    let now = shared.usage.totals_by_key(&range(from, to)).await?;
     let found = spikes(&now, &before);
     Ok(Json(found.into()))
 }

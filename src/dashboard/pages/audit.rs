@@ -38,7 +38,7 @@ pub(in crate::dashboard) async fn page_of(
         "after",
         after.map_err(|_| "Invalid page token. Start again from the first page."),
     );
-    let entries = match shared.backend.audit_log() {
+    let entries = match shared.keys.audit_log() {
         Some(log) if wrong.is_empty() => log.audit_entries(&query).await.map(Some),
         Some(_) => Ok(Some(Page::empty())),
         None => Ok(None),

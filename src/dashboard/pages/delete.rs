@@ -54,7 +54,7 @@ pub(in crate::dashboard) async fn delete(
         let again = page(&context, "Delete API key", &again);
         return (StatusCode::UNPROCESSABLE_ENTITY, again).into_response();
     }
-    match shared.backend.delete(key.id, context.admin.actor()).await {
+    match shared.keys.delete(key.id, context.admin.actor()).await {
         Ok(()) => redirect(context.at("/keys")),
         Err(error) => Failure::from(error).page(&context),
     }

@@ -35,7 +35,11 @@ pub(super) fn of_key(shared: &Shared, context: &PageContext, key: &Key) -> Marku
         ("Last used", moment(key.last_used_at, "Never")),
         (
             "Secret",
-            html! { @if key.recoverable { "Stored, encrypted" } @else { "Not stored" } },
+            html! {
+                @if key.imported { "Imported from another system" }
+                @else if key.recoverable { "Stored, encrypted" }
+                @else { "Not stored" }
+            },
         ),
     ];
     html! {

@@ -91,7 +91,7 @@ pub(in crate::dashboard) async fn save(
         return redirect(at);
     }
     match shared
-        .backend
+        .keys
         .update(key.id, update, context.admin.actor())
         .await
     {

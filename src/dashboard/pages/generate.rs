@@ -59,7 +59,7 @@ pub(in crate::dashboard) async fn generate(
         wrong.add("expires", "Enter a time in the future.");
         return again(issuer, &context, &fields, &wrong);
     }
-    let (store, admin) = (shared.backend.clone(), context.admin.clone());
+    let (store, admin) = (shared.keys.clone(), context.admin.clone());
     let mut new = described.into_new();
     if fields.get(RECOVERABLE).is_some() {
         new = new.recoverable();

@@ -31,7 +31,7 @@ impl FromRequestParts<Arc<Shared>> for KeyInPath {
         let id = Path::<Id>::from_request_parts(parts, shared).await;
         let id = id.ok().map(|Path(Id { id })| id);
         let found = match id {
-            Some(id) => shared.backend.get(id).await.map_err(Failure::from),
+            Some(id) => shared.keys.get(id).await.map_err(Failure::from),
             None => Ok(None),
         };
         match found {

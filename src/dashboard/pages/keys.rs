@@ -25,7 +25,7 @@ pub(in crate::dashboard) async fn list(
     let (query, wrong) = query(&fields);
     // With an invalid filter, show no keys rather than unfiltered ones.
     let keys = match wrong.is_empty() {
-        true => shared.backend.list(&query).await.map(Some),
+        true => shared.keys.list(&query).await.map(Some),
         false => Ok(None),
     };
     match keys {
@@ -40,10 +40,11 @@ pub(in crate::dashboard) async fn list(
 const FILTERS: [&str; 4] = ["name", "owner", "status", "show"];
 
 /// Choices of the `show` filter.
-const SHOWN: [(&str, &str); 3] = [
+const SHOWN: [(&str, &str); 4] = [
     ("", "All"),
     ("unused", "Unused"),
     ("expiring", "Expiring soon"),
+    ("imported", "Imported"),
 ];
 
 fn query(fields: &FormFields) -> (KeyQuery, FieldErrors) {
@@ -52,6 +53,7 @@ fn query(fields: &FormFields) -> (KeyQuery, FieldErrors) {
         None => KeyQuery::new(),
         Some("unused") => overview::unused(now),
         Some("expiring") => overview::expiring(now),
+        Some("imported") => KeyQuery::new().imported(true),
         Some(_) => {
             wrong.add("show", "Choose an option from the list.");
             KeyQuery::new()

@@ -59,7 +59,7 @@ pub(in crate::dashboard) async fn reveal(
         return no_issuer(&context);
     };
     let secret = match issuer
-        .reveal(&*shared.backend, key.id, context.admin.actor())
+        .reveal(&*shared.keys, key.id, context.admin.actor())
         .await
     {
         Ok(Some(secret)) => secret,

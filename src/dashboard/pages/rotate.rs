@@ -96,7 +96,7 @@ pub(in crate::dashboard) async fn rotate(
         fields.get(ONCE),
         fields.fingerprint(),
     );
-    let (store, admin) = (shared.backend.clone(), context.admin.clone());
+    let (store, admin) = (shared.keys.clone(), context.admin.clone());
     let rotate =
         async move |issuer: Issuer| issuer.rotate(&*store, key.id, grace, admin.actor()).await;
     match shared.issue_once(request_key, rotate).await {

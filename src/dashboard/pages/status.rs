@@ -73,7 +73,7 @@ pub(in crate::dashboard) async fn disable(
     done(
         &context,
         &fields,
-        shared.backend.disable(key.id, context.admin.actor()).await,
+        shared.keys.disable(key.id, context.admin.actor()).await,
     )
 }
 
@@ -86,7 +86,7 @@ pub(in crate::dashboard) async fn enable(
     done(
         &context,
         &fields,
-        shared.backend.enable(key.id, context.admin.actor()).await,
+        shared.keys.enable(key.id, context.admin.actor()).await,
     )
 }
 
@@ -99,7 +99,7 @@ pub(in crate::dashboard) async fn revoke(
     done(
         &context,
         &fields,
-        shared.backend.revoke(key.id, context.admin.actor()).await,
+        shared.keys.revoke(key.id, context.admin.actor()).await,
     )
 }
 

@@ -47,8 +47,8 @@ async fn shown(
         .latency()
         .over_range(picked.range.clone(), context.zone.clone());
     let now = SummaryQuery::new(range(&picked.range), spec);
-    let summary = shared.backend.summary(&now).await?;
-    let before = shared.backend.totals_by_key(&range(&picked.before)).await?;
+    let summary = shared.usage.summary(&now).await?;
+    let before = shared.usage.totals_by_key(&range(&picked.before)).await?;
     let before = before.values().sum();
     let at = context.at(&format!("/keys/{}", key.id));
     let log = Log {

@@ -6,7 +6,9 @@ use axum::routing::get;
 use http::Request;
 use http::header::{AUTHORIZATION, CACHE_CONTROL, LOCATION};
 use keytally::backend::MemoryBackend;
-use keytally::key::{Actor, AuditAction, AuditLog, AuditQuery, Issuer, KeyAdmin, NewKey, Vault};
+use keytally::key::{
+    Actor, AuditAction, AuditLog, AuditQuery, ImportedKey, Issuer, KeyAdmin, NewKey, Vault,
+};
 use keytally::{ApiKeyLayer, KeyId};
 use serde_json::json;
 
@@ -206,6 +208,10 @@ async fn lists_are_filtered_and_paginated() {
             api.backend.disable(key.id, Actor::SYSTEM).await.unwrap();
         }
     }
+    let imported = ImportedKey::from_secret(NewKey::new("Old"), "sk-from-another-system");
+    let issuer = Issuer::new("acme_live").unwrap();
+    let imported = issuer.import(&api.backend, imported, Actor::SYSTEM).await;
+    let imported = imported.unwrap();
     let names = async |query: &str| -> Vec<String> {
         let page = api.get(&format!("/keys?{query}")).await.with(200);
         let items = page["items"].as_array().unwrap().iter();
@@ -213,6 +219,18 @@ async fn lists_are_filtered_and_paginated() {
             .map(|key| key["name"].as_str().unwrap().to_owned())
             .collect()
     };
+    assert_eq!(names("imported=true").await, ["Old"]);
+    assert_eq!(names("imported=false").await.len(), 5);
+    api.get("/keys?imported=maybe").await.problem(400);
+    let rotate = format!("/keys/{}/rotate", imported.id);
+    let new = api.post(&rotate, r#"{"grace_seconds":60}"#).await.with(201);
+    assert_eq!(new["key"]["imported"], false);
+    for id in [new["key"]["id"].as_str().unwrap(), imported.id.as_str()] {
+        api.backend
+            .delete(id.parse().unwrap(), Actor::SYSTEM)
+            .await
+            .unwrap();
+    }
     assert_eq!(names("").await.len(), 5);
     assert_eq!(names("owner=even&status=active").await, ["Key 2", "Key 0"]);
     assert_eq!(names("name=kEY%201").await, ["Key 1"]);

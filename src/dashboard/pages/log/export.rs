@@ -30,5 +30,5 @@ pub(in crate::dashboard) async fn export(
         return Failure::Invalid(why.into()).page(&context);
     }
     // Spreadsheets need the byte order mark to detect UTF-8.
-    download(export_as(format, shared.backend.clone(), filter).byte_order_mark())
+    download(export_as(format, shared.usage.clone(), filter).byte_order_mark())
 }

@@ -161,9 +161,9 @@ async fn page_of(
     }
     let mut query = LogQuery::new(filtered.filter.clone()).limit(50);
     query.page.after = filtered.after.take();
-    match shared.backend.requests(&query).await {
+    match shared.usage.requests(&query).await {
         Ok(requests) => {
-            let count = shared.backend.count(&query.filter).await?;
+            let count = shared.usage.count(&query.filter).await?;
             Ok(Some((requests, count)))
         }
         Err(ReadError::Page(_)) => {
@@ -183,7 +183,7 @@ async fn keys_of(shared: &Shared, events: &[UsageEvent]) -> Result<Vec<Key>, Fai
         return Ok(Vec::new());
     }
     let query = KeyQuery::new().limit(ids.len()).ids(ids);
-    Ok(shared.backend.list(&query).await?.items)
+    Ok(shared.keys.list(&query).await?.items)
 }
 
 fn number_of(count: Count) -> String {

@@ -83,43 +83,38 @@ impl Overview {
         context: &PageContext,
         picked: &TimeRange,
     ) -> Result<Self, Failure> {
-        let (store, now) = (&shared.backend, Timestamp::now());
+        let (keys, usage, now) = (&shared.keys, &shared.usage, Timestamp::now());
         let range = &picked.before;
         let range = UsageRange::new().from(range.start).to(range.end);
-        let before = store.totals_by_key(&range).await?;
+        let before = usage.totals_by_key(&range).await?;
         let range = &picked.range;
         let spec = SummarySpec::new().by_key().latency();
         let spec = spec.over_range(range.clone(), context.zone.clone());
         let range = UsageRange::new().from(range.start).to(range.end);
-        let summary = store.summary(&SummaryQuery::new(range, spec)).await?;
+        let summary = usage.summary(&SummaryQuery::new(range, spec)).await?;
         let none = ByKey::new();
         let by_key = summary.by_key.as_ref().unwrap_or(&none);
         let mut spikes = spikes(by_key, &before);
         spikes.truncate(ROWS);
         let busiest = summary.top_keys(ROWS).into_iter();
         let busiest: Vec<_> = busiest.map(|(id, totals)| (id, totals.clone())).collect();
-        let unused = store.list(&unused(now).limit(ROWS)).await?;
-        let mut expiring = store.list(&expiring(now).limit(EXPIRING)).await?;
+        let unused = keys.list(&unused(now).limit(ROWS)).await?;
+        let mut expiring = keys.list(&expiring(now).limit(EXPIRING)).await?;
         expiring.items.sort_by_key(|key| key.expires_at);
         let mut ids: Vec<_> = busiest.iter().filter_map(|(id, _)| *id).collect();
         ids.extend(spikes.iter().filter_map(|spike| spike.key));
         let named = match ids.len() {
             0 => Vec::new(),
             many => {
-                store
-                    .list(&KeyQuery::new().ids(ids).limit(many))
+                keys.list(&KeyQuery::new().ids(ids).limit(many))
                     .await?
                     .items
             }
         };
         let seen = [&unused.items, &expiring.items, &named];
         let has_keys = seen.iter().any(|keys| !keys.is_empty())
-            || !store
-                .list(&KeyQuery::new().limit(1))
-                .await?
-                .items
-                .is_empty();
-        let backlog = store.merge_backlog().await?;
+            || !keys.list(&KeyQuery::new().limit(1)).await?.items.is_empty();
+        let backlog = usage.merge_backlog().await?;
         Ok(Self {
             backlog,
             before: before.values().sum(),
