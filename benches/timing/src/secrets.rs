@@ -47,8 +47,7 @@ pub fn sha256(text: &str) -> [u8; 32] {
 
 /// A digest as stored.
 pub fn stored(digest: &[u8; 32]) -> keytally::key::Digest {
-    let hex: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
-    keytally::key::Digest::from_sha256(&hex).expect("hexadecimal digits")
+    keytally::key::Digest::from_sha256(digest).expect("32 bytes")
 }
 
 /// The same digest bytes, marked as computed under a pepper.
