@@ -131,8 +131,8 @@ pub use invalid_config::InvalidConfig;
 #[cfg(feature = "axum")]
 pub use layer::NoCaller;
 pub use layer::{
-    ApiKeyLayer, ApiKeyService, BodyError, Caller, CredentialSource, ForwardedHeader, HeaderStyle,
-    KeyRejected, PeerAddress, RESPONSE_HEADERS, Rejection, RequestParts, RequireScope,
+    ApiKeyLayer, ApiKeyService, BodyError, Caller, Cost, CredentialSource, ForwardedHeader,
+    HeaderStyle, KeyRejected, PeerAddress, RESPONSE_HEADERS, Rejection, RequestParts, RequireScope,
     RequireScopeService, ResponseBody, ResponseFuture, StoreFailure, Unverified,
 };
 pub use page::{InvalidPageToken, Page, PageRequest, PageToken};

@@ -9,6 +9,7 @@ use uuid::Uuid;
 use super::admission::{Admission, Decided, Resumed, Step};
 use super::caller::{Caller, OuterCaller, Unverified};
 use super::config::Config;
+use super::cost::FinalCost;
 use super::credential::{self, Credential, SourceSet, StrippedCredentials};
 use super::exempt::is_preflight;
 use super::request_context::{RequestContext, RequestMetadata};
@@ -84,13 +85,20 @@ impl Config {
     ) -> Step {
         match admission {
             Admission::Unchanged(admitted) => Step::Admit(admitted),
-            Admission::Authenticated(admitted, entry) => {
+            Admission::Authenticated(mut admitted, entry) => {
+                let outer = request.extensions().get::<Caller>();
+                let outer = outer.filter(|outer| outer.is_recorded_by(&self.recorder));
+                let final_cost = match admitted.tracker() {
+                    Some(tracker) => tracker.final_cost(),
+                    None => outer.map(|outer| outer.final_cost.clone()),
+                };
                 let mut caller = Caller {
                     entry,
-                    event_id: id,
+                    event_id: outer.map_or(id, |outer| outer.event_id),
                     stripped: StrippedCredentials::new(),
                     recorder: self.recorder.id(),
                     admitted_by: self.limits_id,
+                    final_cost: final_cost.unwrap_or_else(FinalCost::new),
                 };
                 if !self.keep_credential {
                     credential::remove(&self.sources, sources, request, &mut caller.stripped);
@@ -98,9 +106,6 @@ impl Config {
                 if let Some(outer) = request.extensions().get::<Caller>() {
                     // Nested layers may read any of the sources.
                     caller.stripped.extend(outer.stripped.iter().cloned());
-                    if outer.is_recorded_by(&self.recorder) {
-                        caller.event_id = outer.event_id;
-                    }
                 }
                 request.extensions_mut().insert(caller);
                 Step::Admit(admitted)

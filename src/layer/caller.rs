@@ -5,8 +5,10 @@ use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
+use http::Extensions;
 use uuid::Uuid;
 
+use super::cost::{Cost, FinalCost};
 use super::credential::StrippedCredentials;
 use crate::key::{CachedKey, Key};
 use crate::usage::Recorder;
@@ -33,6 +35,7 @@ pub struct Caller {
     pub(super) recorder: usize,
     /// The `limits_id` of the layer that admitted the request.
     pub(super) admitted_by: u64,
+    pub(super) final_cost: FinalCost,
 }
 
 impl Caller {
@@ -56,6 +59,7 @@ impl Caller {
             stripped: StrippedCredentials::new(),
             recorder: 0,
             admitted_by: u64::MAX,
+            final_cost: FinalCost::new(),
         }
     }
 
@@ -66,6 +70,33 @@ impl Caller {
     /// Returns the key.
     pub fn key(&self) -> &Arc<Key> {
         &self.entry.key
+    }
+
+    /// Sets the cost of the request in the recorded usage, for costs that are known only while or after the request is
+    /// processed, such as tokens, rows or bytes. By default, the [cost](super::ApiKeyLayer::cost) charged to the rate
+    /// limits, which this does not change.
+    ///
+    /// The last cost set before the end of the response body is recorded. A body can hold a clone of the caller and
+    /// charge for what it has sent. A [`Cost`] in the extensions of the response also sets the cost.
+    ///
+    /// ```
+    /// # #[cfg(feature = "axum")] {
+    /// use keytally::Caller;
+    ///
+    /// async fn complete(caller: Caller) -> String {
+    ///     let (text, tokens) = ("a completion".to_owned(), 2);
+    ///     caller.charge(tokens);
+    ///     text
+    /// }
+    /// # }
+    /// ```
+    pub fn charge(&self, cost: u32) {
+        self.final_cost.set(Cost(cost));
+    }
+
+    /// Returns the cost set by [`charge`](Self::charge), or `None`.
+    pub fn charged(&self) -> Option<u32> {
+        self.final_cost.get().map(|Cost(cost)| cost)
     }
 
     /// Returns the id of the request's event, a UUIDv7. It is also the `x-request-id`, unless the client sent one.
@@ -100,6 +131,14 @@ pub(super) struct OuterCaller(pub(super) Caller);
 /// [`StoreFailure::Admit`](super::StoreFailure::Admit) is set. Inserted into the request's extensions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Unverified;
+
+/// Whether an [`ApiKeyLayer`](super::ApiKeyLayer) has admitted the request, possibly without a key. Not if its path is
+/// [exempt](super::ApiKeyLayer::exempt).
+pub(super) fn is_admitted(extensions: &Extensions) -> bool {
+    extensions.get::<Caller>().is_some()
+        || extensions.get::<AnonymousMark>().is_some()
+        || extensions.get::<Unverified>().is_some()
+}
 
 /// Marks a request recorded as anonymous. A nested layer that authenticates a key records it instead.
 #[derive(Clone)]

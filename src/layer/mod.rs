@@ -10,6 +10,7 @@ mod candidate;
 mod client_ip;
 mod client_limit;
 mod config;
+mod cost;
 mod credential;
 mod endpoint;
 mod exempt;
@@ -38,6 +39,7 @@ pub use body::{BodyError, KeyRejected, ResponseBody};
 pub use caller::{Caller, Unverified};
 pub use client_ip::{ForwardedHeader, PeerAddress};
 pub use config::StoreFailure;
+pub use cost::Cost;
 pub use credential::CredentialSource;
 #[cfg(feature = "axum")]
 pub use extract::NoCaller;

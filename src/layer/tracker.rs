@@ -11,6 +11,7 @@ use http::{HeaderMap, Response, StatusCode};
 use http_body::Body;
 
 use super::config::Config;
+use super::cost::{Cost, FinalCost};
 use super::grpc::{self, Protocol};
 use super::recorder_permit::RecorderPermit;
 use super::rejection::Rejection;
@@ -79,6 +80,7 @@ struct Tracked {
     expected: Option<u64>,
     /// Set when a nested layer records the request instead.
     superseded: Option<Arc<AtomicBool>>,
+    final_cost: FinalCost,
 }
 
 /// The number of unused states that a thread keeps, of about 500 bytes each.
@@ -132,11 +134,20 @@ impl RequestTracker {
         let mut tracked = Tracked::take();
         tracked.is_open = context.begin_event(config, &mut tracked.event);
         tracked.event.fields.cost = cost;
+        tracked.final_cost.renew();
         tracked.entry = key.cloned();
         tracked.decision = *decision;
         tracked.began = context.began;
         tracked.config = Some(config.clone());
         Self(State::Own(tracked))
+    }
+
+    /// The cost that replaces that of the event.
+    #[inline]
+    pub(super) fn final_cost(&mut self) -> Option<FinalCost> {
+        let mut cost = None;
+        self.with(|tracked| cost = Some(tracked.final_cost.clone()));
+        cost
     }
 
     /// Records the request only if this flag is not set when it ends.
@@ -382,6 +393,7 @@ impl Tracked {
             has_no_body: false,
             expected: None,
             superseded: None,
+            final_cost: FinalCost::new(),
         })
     }
 
@@ -439,6 +451,9 @@ impl Tracked {
                 self.name_by_path(&config);
             }
         }
+        if let Some(&cost) = response.extensions.get::<Cost>() {
+            self.final_cost.set(cost);
+        }
         if let Some(rejection) = response.extensions.get::<Rejection>() {
             self.event.fields.rejection_reason = Some(rejection.reason);
         }
@@ -448,6 +463,9 @@ impl Tracked {
     #[inline]
     fn end(mut self: Box<Self>, end: End) {
         let event = &mut self.event.fields;
+        if let Some(Cost(cost)) = self.final_cost.get() {
+            event.cost = cost;
+        }
         // A response without a body, or whose full length was passed on, is complete even if its body was not
         // polled to the end: hyper stops polling then, and some bodies are never read.
         let is_complete = end == End::Completed

@@ -2,6 +2,8 @@
 
 #[cfg(feature = "axum")]
 mod bodies;
+#[cfg(feature = "axum")]
+mod costs;
 mod grpc;
 #[cfg(feature = "axum")]
 mod http;
