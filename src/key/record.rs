@@ -121,9 +121,25 @@ impl Key {
         }
     }
 
-    /// Whether the key has a scope. The comparison is exact.
+    /// Whether the key has a scope. A scope of the key that ends with `:*` includes all scopes that begin with the text
+    /// before the `*`, and `*` includes all scopes. Other comparisons are exact.
+    ///
+    /// ```
+    /// use keytally::key::Key;
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let created = "2026-11-01T10:00:00Z".parse()?;
+    /// let mut key = Key::new("3fK9aB0000zzZZ19".parse()?, "Zapier integration", created);
+    /// key.scopes = vec!["postings:*".into(), "report".into()];
+    /// assert!(key.has_scope("postings:write") && key.has_scope("postings:drafts:read"));
+    /// assert!(!key.has_scope("postings") && !key.has_scope("reports"));
+    /// # Ok(()) }
+    /// ```
     pub fn has_scope(&self, scope: &str) -> bool {
-        self.scopes.iter().any(|own| own == scope)
+        self.scopes.iter().any(|own| match own.strip_suffix('*') {
+            Some(prefix) if prefix.is_empty() || prefix.ends_with(':') => scope.starts_with(prefix),
+            _ => own == scope,
+        })
     }
 }
 
@@ -316,6 +332,15 @@ mod tests {
         let mut key = Key::new("3fK9aB0000zzZZ19".parse().unwrap(), "test", at(0));
         key.scopes = vec!["read".into()];
         assert!(key.has_scope("read") && !key.has_scope("rea") && !key.has_scope("write"));
+        key.scopes = vec!["a:*".into(), "b*".into(), "c:*:d".into()];
+        for scope in ["a:", "a:b", "a:*", "a:b:c", "b*", "c:*:d"] {
+            assert!(key.has_scope(scope), "{scope}");
+        }
+        for scope in ["a", "ab:c", "A:b", "", "b", "bc", "c:x:d", "*"] {
+            assert!(!key.has_scope(scope), "{scope}");
+        }
+        key.scopes = vec!["*".into()];
+        assert!(key.has_scope("a:b") && key.has_scope("*"));
         assert_eq!(key.status(at(7)), KeyStatus::Active);
         key.disabled = true;
         assert_eq!(key.status(at(7)), KeyStatus::Disabled);

@@ -6,24 +6,32 @@ use axum::http::request::Parts;
 use axum::response::{IntoResponse, Response};
 use http::Request;
 
-use super::caller::Caller;
-use super::rejection::{Rejection, Rejections};
+use super::caller::{Caller, is_admitted};
+use super::rejection::{Rejection, Rejections, log_no_layer};
 use super::request_parts::RequestParts;
 use crate::usage::RejectionReason;
 
-/// The rejection of the [`Caller`] extractor. Responds with 401.
-///
-/// The route is not behind an [`ApiKeyLayer`](super::ApiKeyLayer), or the request is anonymous or unverified and
-/// the handler extracts a `Caller` instead of an `Option<Caller>`.
+/// The rejection of the [`Caller`] extractor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct NoCaller;
+#[non_exhaustive]
+pub enum NoCaller {
+    /// The request is anonymous or unverified, and the handler extracts a `Caller` instead of an `Option<Caller>`.
+    /// Responds with 401.
+    Anonymous,
+    /// The route is not behind an [`ApiKeyLayer`](super::ApiKeyLayer), or its path is
+    /// [exempt](super::ApiKeyLayer::exempt). Responds with 500.
+    NoLayer,
+}
 
 impl IntoResponse for NoCaller {
     fn into_response(self) -> Response {
-        let rejection = Rejection::new(RejectionReason::Missing);
-        Rejections::default()
-            .response(rejection, RequestParts::of(&Request::new(())))
-            .map(Body::from)
+        let request = Request::new(());
+        let (rejections, parts) = (Rejections::default(), RequestParts::of(&request));
+        let response = match self {
+            Self::Anonymous => rejections.response(Rejection::new(RejectionReason::Missing), parts),
+            Self::NoLayer => rejections.no_layer(parts),
+        };
+        response.map(Body::from)
     }
 }
 
@@ -31,7 +39,14 @@ impl<S: Send + Sync> FromRequestParts<S> for Caller {
     type Rejection = NoCaller;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, NoCaller> {
-        parts.extensions.get().cloned().ok_or(NoCaller)
+        match parts.extensions.get::<Self>() {
+            Some(caller) => Ok(caller.clone()),
+            None if is_admitted(&parts.extensions) => Err(NoCaller::Anonymous),
+            None => {
+                log_no_layer(parts.uri.path());
+                Err(NoCaller::NoLayer)
+            }
+        }
     }
 }
 

@@ -26,6 +26,7 @@ pub(super) const DEADLINE_EXCEEDED: u8 = 4;
 pub(super) const PERMISSION_DENIED: u8 = 7;
 pub(super) const RESOURCE_EXHAUSTED: u8 = 8;
 pub(super) const UNIMPLEMENTED: u8 = 12;
+pub(super) const INTERNAL: u8 = 13;
 pub(super) const UNAVAILABLE: u8 = 14;
 pub(super) const UNAUTHENTICATED: u8 = 16;
 

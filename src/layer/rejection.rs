@@ -54,6 +54,14 @@ pub(super) fn log_rejection(reason: RejectionReason, key: Option<KeyId>) {
     telemetry::debug!(%reason, key = key.as_ref().map(KeyId::as_str), "request rejected");
 }
 
+/// Logs a request that needs a key, but was not handled by an `ApiKeyLayer`.
+pub(super) fn log_no_layer(path: &str) {
+    telemetry::error!(
+        path,
+        "no ApiKeyLayer has handled the request: add the layer around this route"
+    );
+}
+
 impl Rejection {
     /// Rejections with 503 are retried after a second; other waits are set by the caller.
     pub(crate) fn new(reason: RejectionReason) -> Self {
@@ -124,6 +132,7 @@ const UNAUTHORIZED: &[u8] = br#"{"type":"about:blank","title":"Unauthorized","st
 const FORBIDDEN: &[u8] = br#"{"type":"about:blank","title":"Forbidden","status":403,"detail":"This API key is not allowed from this IP address."}"#;
 const SCOPE: &[u8] = br#"{"type":"about:blank","title":"Forbidden","status":403,"detail":"This API key lacks a required scope."}"#;
 const UNAVAILABLE: &[u8] = br#"{"type":"about:blank","title":"Service Unavailable","status":503,"detail":"The request could not be authorized. Try again later."}"#;
+const NO_LAYER: &[u8] = br#"{"type":"about:blank","title":"Internal Server Error","status":500,"detail":"The request was not authenticated."}"#;
 const TOO_MANY_LOOKUPS: &[u8] = br#"{"type":"about:blank","title":"Too Many Requests","status":429,"detail":"Too many invalid API keys from this IP address. Try again later."}"#;
 /// The problem type of draft-ietf-httpapi-ratelimit-headers.
 const RATE_LIMITED: &str = r#"{"type":"https://iana.org/assignments/http-problem-types#quota-exceeded","title":"Too Many Requests","status":429,"detail":""#;
@@ -191,9 +200,7 @@ impl Rejections {
         rejection: Rejection,
         parts: RequestParts<'_>,
     ) -> Box<Response<Bytes>> {
-        let may_be_grpc = !self.without_grpc && !has_http_route(parts);
-        let grpc_content_type = || grpc::claimed(parts.method(), parts.headers());
-        let mut response = match may_be_grpc.then(grpc_content_type).flatten() {
+        let mut response = match self.grpc_content_type(parts) {
             Some(content_type) => self.trailers_only(&rejection, content_type, parts.headers()),
             None => self.problem(&rejection),
         };
@@ -208,6 +215,34 @@ impl Rejections {
         }
         response.extensions_mut().insert(rejection);
         Box::new(response)
+    }
+
+    /// The response to a request that needs a key, but was not handled by an `ApiKeyLayer`: an error of the server.
+    pub(super) fn no_layer(&self, parts: RequestParts<'_>) -> Box<Response<Bytes>> {
+        let mut response = Response::new(Bytes::new());
+        match self.grpc_content_type(parts) {
+            Some(content_type) => {
+                let headers = response.headers_mut();
+                headers.insert(CONTENT_TYPE, content_type);
+                headers.insert(grpc::GRPC_STATUS, u16::from(grpc::INTERNAL).into());
+                let message = HeaderValue::from_static("the request was not authenticated");
+                headers.insert(grpc::GRPC_MESSAGE, message);
+            }
+            None => {
+                *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
+                response.headers_mut().insert(CONTENT_TYPE, PROBLEM_JSON);
+                *response.body_mut() = Bytes::from_static(NO_LAYER);
+            }
+        }
+        Box::new(response)
+    }
+
+    /// The content type of the response to a gRPC call. `None` for other requests.
+    fn grpc_content_type(&self, parts: RequestParts<'_>) -> Option<HeaderValue> {
+        let may_be_grpc = !self.without_grpc && !has_http_route(parts);
+        may_be_grpc
+            .then(|| grpc::claimed(parts.method(), parts.headers()))
+            .flatten()
     }
 
     fn problem(&self, rejection: &Rejection) -> Response<Bytes> {

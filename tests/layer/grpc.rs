@@ -798,6 +798,51 @@ mod bounded_cardinality {
     use super::*;
 
     #[tokio::test]
+    async fn scopes_are_required_by_path() {
+        let api = Api::new();
+        let reader = api.issue(NewKey::new("r").scope("postings:read")).await;
+        let all = api.issue(NewKey::new("a").scope("postings:*")).await;
+        let none = api.issue(NewKey::new("n").scope("postings")).await;
+        let scopes = || {
+            RequireScope::by_path([
+                (WATCH, "postings:watch"),
+                ("/postings.v1.Postings/*", "postings:read"),
+            ])
+        };
+        let (incoming, channel) = socket();
+        let mut server = Server::builder().layer(api.layer()).layer(scopes());
+        let server = server.add_service(PostingsServer);
+        tokio::spawn(server.serve_with_incoming(incoming));
+        let plain = api.issue(NewKey::new("p")).await;
+        for (key, path, is_admitted) in [
+            (&reader, GET, true),
+            (&reader, WATCH, false),
+            (&all, GET, true),
+            (&all, WATCH, true),
+            (&none, GET, false),
+            (&none, WATCH, false),
+            // Paths without a rule need no scope.
+            (&plain, "/other.v1.Service/Get", true),
+        ] {
+            let response = raw(&channel, call(path, key.secret.expose())).await;
+            // The service fails without a message.
+            let status = response.headers().get("grpc-status");
+            let is_rejected = status.is_some_and(|status| status == "7");
+            assert_eq!(!is_rejected, is_admitted, "{path}");
+        }
+        // Without the layer for keys.
+        let (incoming, channel) = socket();
+        let server = Server::builder()
+            .layer(scopes())
+            .add_service(PostingsServer);
+        tokio::spawn(server.serve_with_incoming(incoming));
+        let response = raw(&channel, call(GET, all.secret.expose())).await;
+        let headers = response.headers();
+        assert_eq!(headers["grpc-status"], "13");
+        assert_eq!(headers["grpc-message"], "the request was not authenticated");
+    }
+
+    #[tokio::test]
     async fn unknown_methods_add_no_endpoints() {
         let api = Api::new();
         let issued = api.issue(NewKey::new("r").scope("postings:read")).await;

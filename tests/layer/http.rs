@@ -121,14 +121,31 @@ async fn handler_can_extract_the_caller() {
     let response = service.get("/event", issued.secret.expose()).await;
     let events = service.events().await;
     assert_eq!(response.body, format!("{} {}", events[0].id, issued.key.id));
-    // Without the layer, the extractor rejects the request.
-    let address = support::serve(routes).await;
-    let request = Request::get(format!("http://{address}/event"));
-    let request = request.body(http_body_util::Full::default()).unwrap();
-    let response = Answer::of(service.client.request(request).await.unwrap()).await;
+    // Anonymous requests are rejected.
+    let anonymous = Service::start(routes, ApiKeyLayer::allow_anonymous).await;
+    let response = anonymous.send(Request::get("/event")).await;
     assert_eq!(response.status, StatusCode::UNAUTHORIZED);
     assert_eq!(problem(&response)["status"], 401);
     assert!(response.header("www-authenticate").is_some());
+}
+
+/// A route that needs a key, but is not behind a layer, is an error of the server.
+#[tokio::test]
+async fn a_forgotten_layer_is_a_server_error() {
+    let exempt = |layer: ApiKeyLayer| layer.exempt("/me").exempt("/scoped");
+    let service = Service::start(routes(), exempt).await;
+    let address = support::serve(routes()).await;
+    let forgotten = Service { address, ..service };
+    let service = Service::start(routes(), exempt).await;
+    let key = forgotten.key().await;
+    for service in [forgotten, service] {
+        for path in ["/me", "/scoped"] {
+            let response = service.get(path, key.secret.expose()).await;
+            assert_eq!(response.status, StatusCode::INTERNAL_SERVER_ERROR, "{path}");
+            assert_eq!(problem(&response)["status"], 500);
+            assert!(response.header("www-authenticate").is_none());
+        }
+    }
 }
 
 mod secret_confidentiality {

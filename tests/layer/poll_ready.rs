@@ -267,7 +267,7 @@ mod waiting_holds_nothing {
         assert_eq!(response.unwrap().status(), 401);
         assert_eq!(permits.available_permits(), 1);
         let response = unscoped.ready().await.unwrap().call(request(&good)).await;
-        assert_eq!(response.unwrap().status(), 401);
+        assert_eq!(response.unwrap().status(), 500);
         assert_eq!(permits.available_permits(), 1);
         assert_eq!(service.oneshot(request(&good)).await.unwrap().status(), 200);
     }
