@@ -130,9 +130,13 @@ impl<'a> RequestContext<'a> {
         WireId::Generated(outer.unwrap_or(self.id))
     }
 
-    /// The path of the event: redacted and truncated.
+    /// The path of the event: redacted and truncated. As received by axum, which removes the prefix of nested routers.
     #[inline]
     pub(super) fn path(&self) -> Cow<'a, str> {
+        #[cfg(feature = "axum")]
+        if let Some(original) = self.parts.extensions().get::<axum::extract::OriginalUri>() {
+            return bounded(original.path());
+        }
         bounded(self.parts.uri().path())
     }
 

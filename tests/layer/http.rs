@@ -129,6 +129,33 @@ async fn handler_can_extract_the_caller() {
     assert!(response.header("www-authenticate").is_some());
 }
 
+#[tokio::test]
+async fn events_of_nested_routers_have_the_original_path() {
+    let backend = keytally::backend::MemoryBackend::new();
+    let recorder = keytally::usage::Recorder::new(backend.clone());
+    let layer = ApiKeyLayer::new(backend.clone()).recorder(recorder.clone());
+    let inner = Router::new().route("/postings/{id}", get(|| async { "found" }));
+    let inner = inner
+        .fallback(|| async { StatusCode::NOT_FOUND })
+        .layer(layer);
+    let address = support::serve(Router::new().nest("/api/v1", inner)).await;
+    let service = Service {
+        backend,
+        recorder,
+        address,
+        client: Service::plain(routes()).await.client,
+    };
+    let key = service.key().await;
+    for (path, endpoint) in [
+        ("/api/v1/postings/17", "/api/v1/postings/{id}"),
+        ("/api/v1/other", keytally::usage::UNMATCHED),
+    ] {
+        service.get(path, key.secret.expose()).await;
+        let event = service.events().await.remove(0);
+        assert_eq!((&*event.path, &*event.endpoint), (path, endpoint));
+    }
+}
+
 /// A route that needs a key, but is not behind a layer, is an error of the server.
 #[tokio::test]
 async fn a_forgotten_layer_is_a_server_error() {
