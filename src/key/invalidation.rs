@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::{Arc, PoisonError, Weak};
 
 use crate::id::KeyId;
+use crate::limit::LocalLimiter;
 use crate::sync::Mutex;
 
 /// A holder of cached lookups.
@@ -18,7 +19,14 @@ pub(crate) trait Invalidate: Send + Sync {
 /// Clones share one channel. A custom store holds a feed, returns it from
 /// [`KeyStore::invalidations`](super::KeyStore::invalidations) and publishes to it after every write.
 #[derive(Clone, Default)]
-pub struct InvalidationFeed(Arc<Mutex<Vec<Weak<dyn Invalidate>>>>);
+pub struct InvalidationFeed(Arc<Shared>);
+
+#[derive(Default)]
+struct Shared {
+    holders: Mutex<Vec<Weak<dyn Invalidate>>>,
+    /// The default limiter of a layer over the store, and whether another layer has its own.
+    limiter: Mutex<(Weak<LocalLimiter>, bool)>,
+}
 
 impl InvalidationFeed {
     /// A feed without subscribers.
@@ -37,18 +45,26 @@ impl InvalidationFeed {
     }
 
     pub(crate) fn subscribe(&self, holder: Weak<dyn Invalidate>) {
-        let mut holders = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let holders = self.0.holders.lock();
+        let mut holders = holders.unwrap_or_else(PoisonError::into_inner);
         holders.retain(|holder| holder.strong_count() > 0);
         holders.push(holder);
     }
 
+    /// Returns whether a layer over the store has another default limiter than earlier layers, for the first time.
+    pub(crate) fn is_second_limiter(&self, limiter: &Weak<LocalLimiter>) -> bool {
+        let known = self.0.limiter.lock();
+        let (first, is_known) = &mut *known.unwrap_or_else(PoisonError::into_inner);
+        if first.strong_count() == 0 {
+            first.clone_from(limiter);
+        }
+        !first.ptr_eq(limiter) && !std::mem::replace(is_known, true)
+    }
+
     fn each(&self, act: impl Fn(&dyn Invalidate)) {
         // Called without holding the lock: `act` may drop a holder.
-        let holders = self
-            .0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone();
+        let holders = self.0.holders.lock();
+        let holders = holders.unwrap_or_else(PoisonError::into_inner).clone();
         for holder in holders.iter().filter_map(Weak::upgrade) {
             act(&*holder);
         }
@@ -84,6 +100,20 @@ mod tests {
     }
 
     #[test]
+    fn a_second_limiter_is_noticed_once() {
+        let feed = InvalidationFeed::new();
+        let limiters: [Arc<LocalLimiter>; 3] = Default::default();
+        let [first, second, third] = limiters.each_ref().map(Arc::downgrade);
+        assert!(!feed.is_second_limiter(&first) && !feed.is_second_limiter(&first));
+        assert!(feed.clone().is_second_limiter(&second));
+        assert!(!feed.is_second_limiter(&second) && !feed.is_second_limiter(&third));
+        // A layer that was dropped has no limiter.
+        let feed = InvalidationFeed::new();
+        assert!(!feed.is_second_limiter(&Arc::downgrade(&Arc::default())));
+        assert!(!feed.is_second_limiter(&first) && feed.is_second_limiter(&second));
+    }
+
+    #[test]
     fn live_subscribers_are_notified() {
         let feed = InvalidationFeed::new();
         let holders: [Arc<Recorded>; 2] = Default::default();
@@ -96,7 +126,7 @@ mod tests {
             feed.subscribe(Arc::downgrade(&holder));
         }
         // Dropped subscribers are removed.
-        assert_eq!(feed.0.lock().unwrap().len(), 2);
+        assert_eq!(feed.0.holders.lock().unwrap().len(), 2);
         feed.publish("3fK9aB0000zzZZ19".parse().unwrap());
         feed.clone().publish_all();
         feed.publish_all();

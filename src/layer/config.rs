@@ -5,8 +5,8 @@
 //! allocations, and without a global lock for valid keys. Otherwise `Config::admit` returns `Step::Wait`, and
 //! `Config::resume` continues with the result.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use http::HeaderValue;
@@ -24,7 +24,7 @@ use crate::clock::Now;
 use crate::drain::DrainLimits;
 use crate::invalid_config::InvalidConfig;
 use crate::key::{CachedKey, ImportedFormat, Key, KeyCache, Peppers};
-use crate::limit::{AttachedLimits, LimitError, Limiter, RateLimit};
+use crate::limit::{AttachedLimits, LimitError, Limiter, LocalLimiter, RateLimit};
 use crate::sync::{thread_index, thread_slots};
 use crate::usage::Recorder;
 
@@ -63,6 +63,8 @@ pub(crate) struct Config {
     pub(crate) clock: Clock,
     pub(crate) peppers: Peppers,
     pub(crate) limiter: Arc<dyn Limiter>,
+    /// The limiter, if it is the default one.
+    pub(crate) default_limiter: Weak<LocalLimiter>,
     pub(crate) limiter_timeout: Duration,
     pub(crate) drain_limits: DrainLimits,
     /// The interval at which the keys of response streams are checked.

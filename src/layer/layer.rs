@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 use std::net::IpAddr;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -29,6 +29,7 @@ use crate::key::{
 use crate::limit::{
     InvalidLimit, LimitError, LimitResponse, LimitStatus, Limiter, LocalLimiter, RateLimit,
 };
+use crate::telemetry;
 use crate::usage::{Recorder, RecorderStats};
 
 #[doc = include_str!("layer.md")]
@@ -50,6 +51,7 @@ impl ApiKeyLayer {
             Some(cache) => cache.clone(),
             None => KeyCache::new(store, CacheConfig::default(), Clock::system()),
         };
+        let limiter = Arc::new(LocalLimiter::new());
         Self {
             config: Arc::new(Config {
                 invalid: None,
@@ -58,7 +60,8 @@ impl ApiKeyLayer {
                 clock: cache.clock().clone(),
                 cache,
                 peppers: Peppers::none(),
-                limiter: Arc::new(LocalLimiter::new()),
+                default_limiter: Arc::downgrade(&limiter),
+                limiter,
                 limiter_timeout: Duration::from_secs(1),
                 drain_limits: DrainLimits::default(),
                 stream_checks: None,
@@ -174,7 +177,8 @@ impl ApiKeyLayer {
     }
 
     /// The limiter that tracks the usage of rate limits. By default, a [`LocalLimiter`] of this layer and its
-    /// clones.
+    /// clones. A warning is logged if several layers over the same store have default limiters, because each of them
+    /// admits the whole limit.
     ///
     /// Use an `Arc` to share a limiter between layers, or an implementation that shares it between processes.
     ///
@@ -191,6 +195,7 @@ impl ApiKeyLayer {
     pub fn limiter(self, limiter: impl Limiter) -> Self {
         self.with(|config| {
             config.limiter = Arc::new(limiter);
+            config.default_limiter = Weak::new();
             config.limits_id = next_id();
         })
     }
@@ -577,6 +582,13 @@ impl<S> Layer<S> for ApiKeyLayer {
     fn layer(&self, inner: S) -> Self::Service {
         if let Err(invalid) = self.config.validate() {
             panic!("{invalid}");
+        }
+        let limiter = &self.config.default_limiter;
+        let changes = self.config.cache.invalidations();
+        if limiter.strong_count() > 0 && changes.is_second_limiter(limiter) {
+            telemetry::warn!(
+                "several layers over one key store count rate limits separately: clone one layer, or set a limiter"
+            );
         }
         let copies = self.copies.get_or_init(|| ThreadConfigs::new(&self.config));
         ApiKeyService::new(inner, copies.clone())

@@ -154,7 +154,7 @@ impl KeyCache {
     }
 
     /// The feed that invalidates this cache.
-    pub(super) fn invalidations(&self) -> &InvalidationFeed {
+    pub(crate) fn invalidations(&self) -> &InvalidationFeed {
         &self.0.changes
     }
 
