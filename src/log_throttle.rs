@@ -12,6 +12,13 @@ pub(crate) struct LogThrottle {
 }
 
 impl LogThrottle {
+    pub(crate) const fn new() -> Self {
+        Self {
+            unlogged: AtomicU64::new(0),
+            logged_at: Mutex::new(None),
+        }
+    }
+
     /// Records an occurrence. Returns the number of occurrences to log now, or `None` while throttled.
     pub(crate) fn record(&self) -> Option<u64> {
         self.unlogged.fetch_add(1, Relaxed);

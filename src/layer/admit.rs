@@ -7,7 +7,7 @@ use http_body::Body;
 use uuid::Uuid;
 
 use super::admission::{Admission, Decided, Resumed, Step};
-use super::caller::{Caller, OuterCaller, Unverified};
+use super::caller::{Caller, OuterCaller, Unchanged, Unverified};
 use super::config::Config;
 use super::cost::FinalCost;
 use super::credential::{self, Credential, SourceSet, StrippedCredentials};
@@ -84,7 +84,10 @@ impl Config {
         request: &mut Request<B>,
     ) -> Step {
         match admission {
-            Admission::Unchanged(admitted) => Step::Admit(admitted),
+            Admission::Unchanged(admitted) => {
+                request.extensions_mut().insert(Unchanged);
+                Step::Admit(admitted)
+            }
             Admission::Authenticated(mut admitted, entry) => {
                 let outer = request.extensions().get::<Caller>();
                 let outer = outer.filter(|outer| outer.is_recorded_by(&self.recorder));

@@ -73,8 +73,8 @@ impl Caller {
     }
 
     /// Sets the cost of the request in the recorded usage, for costs that are known only while or after the request is
-    /// processed, such as tokens, rows or bytes. By default, the [cost](super::ApiKeyLayer::cost) charged to the rate
-    /// limits, which this does not change.
+    /// processed, such as tokens, rows or kilobytes. Defaults to the [cost](super::ApiKeyLayer::cost) charged to the
+    /// rate limits, which are not affected. Has no effect on requests that are not recorded.
     ///
     /// The last cost set before the end of the response body is recorded. A body can hold a clone of the caller and
     /// charge for what it has sent. A [`Cost`] in the extensions of the response also sets the cost.
@@ -132,12 +132,16 @@ pub(super) struct OuterCaller(pub(super) Caller);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Unverified;
 
-/// Whether an [`ApiKeyLayer`](super::ApiKeyLayer) has admitted the request, possibly without a key. Not if its path is
-/// [exempt](super::ApiKeyLayer::exempt).
+/// Marks a request that was admitted without changes, such as a preflight or one with an exempt path.
+#[derive(Clone)]
+pub(super) struct Unchanged;
+
+/// Whether an [`ApiKeyLayer`](super::ApiKeyLayer) has admitted the request, possibly without a key.
 pub(super) fn is_admitted(extensions: &Extensions) -> bool {
     extensions.get::<Caller>().is_some()
         || extensions.get::<AnonymousMark>().is_some()
         || extensions.get::<Unverified>().is_some()
+        || extensions.get::<Unchanged>().is_some()
 }
 
 /// Marks a request recorded as anonymous. A nested layer that authenticates a key records it instead.

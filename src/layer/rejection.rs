@@ -13,6 +13,7 @@ use super::request_parts::RequestParts;
 use super::retry;
 use crate::id::KeyId;
 use crate::invalid_config::InvalidConfig;
+use crate::log_throttle::LogThrottle;
 use crate::telemetry;
 use crate::usage::RejectionReason;
 
@@ -55,11 +56,16 @@ pub(super) fn log_rejection(reason: RejectionReason, key: Option<KeyId>) {
 }
 
 /// Logs a request that needs a key, but was not handled by an `ApiKeyLayer`.
+#[cfg_attr(not(feature = "tracing"), expect(unused_variables))]
 pub(super) fn log_no_layer(path: &str) {
-    telemetry::error!(
-        path,
-        "no ApiKeyLayer has handled the request: add the layer around this route"
-    );
+    static THROTTLE: LogThrottle = LogThrottle::new();
+    if let Some(count) = THROTTLE.record() {
+        telemetry::error!(
+            count,
+            path = &*crate::key::redact_secrets(path, 1_024),
+            "no ApiKeyLayer has handled the request: add the layer around this route"
+        );
+    }
 }
 
 impl Rejection {
@@ -132,7 +138,7 @@ const UNAUTHORIZED: &[u8] = br#"{"type":"about:blank","title":"Unauthorized","st
 const FORBIDDEN: &[u8] = br#"{"type":"about:blank","title":"Forbidden","status":403,"detail":"This API key is not allowed from this IP address."}"#;
 const SCOPE: &[u8] = br#"{"type":"about:blank","title":"Forbidden","status":403,"detail":"This API key lacks a required scope."}"#;
 const UNAVAILABLE: &[u8] = br#"{"type":"about:blank","title":"Service Unavailable","status":503,"detail":"The request could not be authorized. Try again later."}"#;
-const NO_LAYER: &[u8] = br#"{"type":"about:blank","title":"Internal Server Error","status":500,"detail":"The request was not authenticated."}"#;
+const NO_LAYER: &[u8] = br#"{"type":"about:blank","title":"Internal Server Error","status":500,"detail":"The server is misconfigured."}"#;
 const TOO_MANY_LOOKUPS: &[u8] = br#"{"type":"about:blank","title":"Too Many Requests","status":429,"detail":"Too many invalid API keys from this IP address. Try again later."}"#;
 /// The problem type of draft-ietf-httpapi-ratelimit-headers.
 const RATE_LIMITED: &str = r#"{"type":"https://iana.org/assignments/http-problem-types#quota-exceeded","title":"Too Many Requests","status":429,"detail":""#;
@@ -225,7 +231,7 @@ impl Rejections {
                 let headers = response.headers_mut();
                 headers.insert(CONTENT_TYPE, content_type);
                 headers.insert(grpc::GRPC_STATUS, u16::from(grpc::INTERNAL).into());
-                let message = HeaderValue::from_static("the request was not authenticated");
+                let message = HeaderValue::from_static("the server is misconfigured");
                 headers.insert(grpc::GRPC_MESSAGE, message);
             }
             None => {

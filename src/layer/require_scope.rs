@@ -13,11 +13,11 @@ use tower_service::Service;
 use super::admission::Admitted;
 use super::body::ResponseBody;
 use super::caller::{Caller, is_admitted};
-use super::exempt::matches;
 use super::future::ResponseFuture;
 use super::rejection::{Rejection, Rejections, log_no_layer};
 use super::request_parts::RequestParts;
 use crate::drain::DrainLimits;
+use crate::invalid_config::InvalidConfig;
 use crate::usage::RejectionReason;
 
 /// Layer that requires the caller's key to have a scope.
@@ -53,7 +53,37 @@ struct Requirement {
 struct Rule {
     /// `None` for all paths.
     path: Option<Box<str>>,
-    scope: Arc<str>,
+    /// `None` if no scope is required.
+    scope: Option<Arc<str>>,
+}
+
+impl Rule {
+    fn new(path: Box<str>, scope: Option<Arc<str>>) -> Result<Self, InvalidConfig> {
+        let literal = path.strip_suffix("/*").unwrap_or(&path);
+        if !path.starts_with('/') || literal.contains('*') {
+            let reason = "a path must begin with `/`, and `*` must follow its last `/`";
+            return Err(InvalidConfig::new("scopes by path", reason));
+        }
+        let path = Some(path);
+        Ok(Self { path, scope })
+    }
+
+    fn applies_to(&self, path: &str) -> bool {
+        let Some(pattern) = self.path.as_deref() else {
+            return true;
+        };
+        match pattern.strip_suffix('*') {
+            Some(prefix) => is_plain(path) && path.starts_with(prefix),
+            None => path == pattern,
+        }
+    }
+}
+
+/// Whether all servers interpret a path in the same way.
+fn is_plain(path: &str) -> bool {
+    let is_plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_' | b'~');
+    let mut segments = path.split('/').skip(1);
+    segments.all(|segment| segment.bytes().all(is_plain) && segment.bytes().any(|b| b != b'.'))
 }
 
 impl RequireScope {
@@ -62,33 +92,54 @@ impl RequireScope {
         Self::with_rejections(scope, Rejections::default())
     }
 
-    /// Creates a layer that requires a scope for each path, for tonic servers and others without routes. Paths are
-    /// patterns as in [`exempt`](super::ApiKeyLayer::exempt). The first one that matches applies; other paths require
-    /// no scope.
+    /// Creates a layer that requires a scope for each path, for tonic servers and other services without routes.
+    ///
+    /// `/a/b` applies to this path, and `/a/*` to every path below `/a/`; the first pattern that matches applies. Other
+    /// paths are rejected. So are paths with an empty segment, a segment of dots, or characters other than ASCII
+    /// letters, digits, `-`, `.`, `_` and `~`, which servers may interpret differently. Below an axum router that is
+    /// nested, paths lack the prefix of the router.
     ///
     /// ```
     /// use keytally::RequireScope;
     ///
+    /// # fn main() -> Result<(), keytally::InvalidConfig> {
     /// let scopes = RequireScope::by_path([
     ///     ("/acme.v1.Postings/Purge", "postings:write"),
     ///     ("/acme.v1.Postings/*", "postings:read"),
-    /// ]);
+    /// ])?
+    /// .without_scope("/grpc.health.v1.Health/*")?;
     /// # drop(scopes);
+    /// # Ok(()) }
     /// ```
-    pub fn by_path<P, S>(scopes: impl IntoIterator<Item = (P, S)>) -> Self
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidConfig`] if a pattern does not begin with `/`, or has a `*` anywhere but after its last `/`.
+    pub fn by_path<P, S>(scopes: impl IntoIterator<Item = (P, S)>) -> Result<Self, InvalidConfig>
     where
         P: Into<Box<str>>,
         S: Into<Arc<str>>,
     {
-        let rules = scopes.into_iter().map(|(path, scope)| Rule {
-            path: Some(path.into()),
-            scope: scope.into(),
-        });
-        Self::of(rules.collect(), Rejections::default())
+        let rules = scopes
+            .into_iter()
+            .map(|(path, scope)| Rule::new(path.into(), Some(scope.into())))
+            .collect::<Result<_, _>>()?;
+        Ok(Self::of(rules, Rejections::default()))
+    }
+
+    /// Requires no scope and no key on these paths of [`by_path`](Self::by_path). Earlier patterns take precedence.
+    ///
+    /// # Errors
+    ///
+    /// As [`by_path`](Self::by_path).
+    pub fn without_scope(mut self, path: impl Into<Box<str>>) -> Result<Self, InvalidConfig> {
+        let rule = Rule::new(path.into(), None)?;
+        Arc::make_mut(&mut self.0).rules.push(rule);
+        Ok(self)
     }
 
     pub(super) fn with_rejections(scope: impl Into<Arc<str>>, rejections: Rejections) -> Self {
-        let scope = scope.into();
+        let scope = Some(scope.into());
         Self::of(vec![Rule { path: None, scope }], rejections)
     }
 
@@ -104,17 +155,6 @@ impl RequireScope {
     ) -> Self {
         Arc::make_mut(&mut self.0).rejections.customize = Some(Arc::new(customize));
         self
-    }
-}
-
-impl Requirement {
-    /// The scope that a path requires.
-    fn scope(&self, path: &str) -> Option<&Arc<str>> {
-        let applies = |rule: &&Rule| {
-            let pattern = rule.path.as_deref();
-            pattern.is_none_or(|pattern| matches(pattern, path))
-        };
-        self.rules.iter().find(applies).map(|rule| &rule.scope)
     }
 }
 
@@ -154,26 +194,37 @@ where
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let parts = RequestParts::of(&request);
         let rejections = &self.requirement.rejections;
-        let scope = self.requirement.scope(parts.uri().path());
-        let response = match (scope, parts.extensions().get::<Caller>()) {
-            (Some(scope), Some(caller)) if !caller.has_scope(scope) => {
+        let path = parts.uri().path();
+        let mut rules = self.requirement.rules.iter();
+        let rule = rules.find(|rule| rule.applies_to(path));
+        let scope = rule.and_then(|rule| rule.scope.as_ref());
+        let caller = parts.extensions().get::<Caller>();
+        let is_allowed = match rule {
+            Some(Rule { scope: None, .. }) => true,
+            Some(Rule {
+                scope: Some(scope), ..
+            }) => caller.is_some_and(|caller| caller.has_scope(scope)),
+            None => false,
+        };
+        if is_allowed {
+            let admitted = Admitted::Untracked(None);
+            return ResponseFuture::admitted(&mut self.inner, request, admitted, None);
+        }
+        let response = match caller {
+            Some(caller) => {
                 let rejection = Rejection {
                     key: Some(caller.id),
-                    scope: Some(scope.clone()),
+                    scope: scope.cloned(),
                     ..Rejection::new(RejectionReason::Scope)
                 };
                 rejections.response(rejection, parts)
             }
-            (Some(_), None) if is_admitted(parts.extensions()) => {
+            None if is_admitted(parts.extensions()) => {
                 rejections.response(Rejection::new(RejectionReason::Missing), parts)
             }
-            (Some(_), None) => {
-                log_no_layer(parts.uri().path());
+            None => {
+                log_no_layer(path);
                 rejections.no_layer(parts)
-            }
-            (None, _) | (_, Some(_)) => {
-                let admitted = Admitted::Untracked(None);
-                return ResponseFuture::admitted(&mut self.inner, request, admitted, None);
             }
         };
         ResponseFuture::rejected(response, request, DrainLimits::default())

@@ -804,10 +804,12 @@ mod bounded_cardinality {
         let all = api.issue(NewKey::new("a").scope("postings:*")).await;
         let none = api.issue(NewKey::new("n").scope("postings")).await;
         let scopes = || {
-            RequireScope::by_path([
+            let scopes = RequireScope::by_path([
                 (WATCH, "postings:watch"),
                 ("/postings.v1.Postings/*", "postings:read"),
-            ])
+            ]);
+            let scopes = scopes.unwrap().without_scope("/open.v1.Service/*");
+            scopes.unwrap()
         };
         let (incoming, channel) = socket();
         let mut server = Server::builder().layer(api.layer()).layer(scopes());
@@ -821,8 +823,14 @@ mod bounded_cardinality {
             (&all, WATCH, true),
             (&none, GET, false),
             (&none, WATCH, false),
-            // Paths without a rule need no scope.
-            (&plain, "/other.v1.Service/Get", true),
+            (&plain, "/open.v1.Service/Get", true),
+            (&all, "/other.v1.Service/Get", false),
+            (&all, "/postings.v1.Postings/W%61tch", false),
+            (&all, "/postings.v1.Postings/Watch/", false),
+            (&all, "/postings.v1.Postings//Get", false),
+            (&all, "/postings.v1.Postings/../x", false),
+            (&all, "/postings.v1.Postings/Get;x", false),
+            (&all, "/postings.v1.Postings/", false),
         ] {
             let response = raw(&channel, call(path, key.secret.expose())).await;
             // The service fails without a message.
@@ -839,7 +847,7 @@ mod bounded_cardinality {
         let response = raw(&channel, call(GET, all.secret.expose())).await;
         let headers = response.headers();
         assert_eq!(headers["grpc-status"], "13");
-        assert_eq!(headers["grpc-message"], "the request was not authenticated");
+        assert_eq!(headers["grpc-message"], "the server is misconfigured");
     }
 
     #[tokio::test]

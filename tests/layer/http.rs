@@ -159,20 +159,39 @@ async fn events_of_nested_routers_have_the_original_path() {
 /// A route that needs a key, but is not behind a layer, is an error of the server.
 #[tokio::test]
 async fn a_forgotten_layer_is_a_server_error() {
-    let exempt = |layer: ApiKeyLayer| layer.exempt("/me").exempt("/scoped");
-    let service = Service::start(routes(), exempt).await;
+    let client = Service::plain(routes()).await;
     let address = support::serve(routes()).await;
-    let forgotten = Service { address, ..service };
-    let service = Service::start(routes(), exempt).await;
+    let forgotten = Service { address, ..client };
     let key = forgotten.key().await;
-    for service in [forgotten, service] {
-        for path in ["/me", "/scoped"] {
-            let response = service.get(path, key.secret.expose()).await;
-            assert_eq!(response.status, StatusCode::INTERNAL_SERVER_ERROR, "{path}");
-            assert_eq!(problem(&response)["status"], 500);
-            assert!(response.header("www-authenticate").is_none());
-        }
+    for path in ["/me", "/scoped"] {
+        let response = forgotten.get(path, key.secret.expose()).await;
+        assert_eq!(response.status, StatusCode::INTERNAL_SERVER_ERROR, "{path}");
+        assert_eq!(problem(&response)["status"], 500);
+        assert!(response.header("www-authenticate").is_none());
     }
+}
+
+/// Not a mistake of the server: clients can send preflights to any path.
+#[tokio::test]
+async fn exempt_requests_without_a_caller_are_401() {
+    let configure = |layer: ApiKeyLayer| layer.exempt("/me").exempt("/scoped").allow_preflights();
+    let any = Router::new().route(
+        "/any",
+        axum::routing::any(|caller: Caller| async move { caller.name.clone() }),
+    );
+    let service = Service::start(routes().merge(any), configure).await;
+    let key = service.key().await;
+    for path in ["/me", "/scoped"] {
+        let response = service.get(path, key.secret.expose()).await;
+        assert_eq!(response.status, StatusCode::UNAUTHORIZED, "{path}");
+    }
+    let preflight = Request::options("/any")
+        .header("origin", "https://example.com")
+        .header("access-control-request-method", "GET");
+    assert_eq!(
+        service.send(preflight).await.status,
+        StatusCode::UNAUTHORIZED
+    );
 }
 
 mod secret_confidentiality {
