@@ -23,7 +23,8 @@ use crate::parse_error::ParseError;
 
 /// The digest of a secret, as held by a store.
 ///
-/// As text: `sha256:<hex>`, `hmac-sha256:<pepper>:<hex>`, or `sha512:<hex>` with the first 32 bytes of the SHA-512. `Debug` shows only the algorithm and the pepper name.
+/// As text: `sha256:<hex>`, `hmac-sha256:<pepper>:<hex>`, or `sha512:<hex>` with the first 32 bytes of the SHA-512.
+/// `Debug` shows only the algorithm and the pepper name.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Digest {
     pepper: PepperName,
@@ -93,9 +94,14 @@ impl Digest {
         (!is_algorithm).then(|| self.pepper.as_str())
     }
 
-    /// The id of the key that is imported with this digest: 95 of its bits in base62.
+    /// The id of the key that is imported with this digest: 95 bits of a plain SHA-256 in base62, and of the SHA-256 of
+    /// other digests and their algorithm.
     pub fn imported_id(&self) -> KeyId {
-        KeyId::from_sha256(&self.bytes)
+        if self.pepper == PepperName::NONE {
+            return KeyId::from_sha256(&self.bytes);
+        }
+        let hash = Sha256::new().chain_update(self.pepper.bytes);
+        KeyId::from_sha256(&hash.chain_update(self.bytes).finalize().into())
     }
 
     /// The name of its algorithm, unless it was computed with a pepper.
@@ -194,6 +200,8 @@ const INVALID_PEPPER: ParseError =
 /// A hash as its bytes or encoded. The encodings differ in length.
 fn hash_from<const N: usize>(hash: &[u8]) -> Option<[u8; N]> {
     match hash.try_into() {
+        // The text of a shorter hash.
+        Ok(_) if hash.iter().all(u8::is_ascii_graphic) => None,
         Ok(bytes) => Some(bytes),
         Err(_) => decode(hash),
     }
@@ -559,11 +567,21 @@ pub(crate) mod tests {
         assert_eq!(digest, Digest::sha512(b"abc"));
         assert_eq!(digest.pepper(), None);
         assert_eq!(digest.to_string(), format!("sha512:{}", &hex[..64]));
-        for other in [&hex[..127], "", &ABC[..63], &"x".repeat(40)] {
+        for other in [&hex[..127], "", &ABC[..63], &ABC[..32], &"x".repeat(40)] {
             assert_eq!(Digest::from_sha512(other), Err(INVALID));
             assert_eq!(Digest::from_sha256(other), Err(INVALID));
         }
+        assert_eq!(Digest::from_sha512(ABC), Err(INVALID));
         assert_eq!(Digest::from_hmac_sha256("Old", ABC), Err(INVALID_PEPPER));
+        // Each algorithm and pepper has ids of its own.
+        let digests = [
+            Digest::from_sha256(ABC).unwrap(),
+            Digest::from_hmac_sha256("old", ABC).unwrap(),
+            Digest::from_hmac_sha256("new", ABC).unwrap(),
+            Digest::from_sha512([ABC, ABC].concat()).unwrap(),
+        ];
+        let ids: std::collections::HashSet<_> = digests.iter().map(Digest::imported_id).collect();
+        assert_eq!(ids.len(), digests.len());
         // No secret has a digest of another algorithm.
         assert!(!Peppers::none().verify(b"abc", &digest, true));
         assert!(!two_peppers().verify(b"abc", &digest, true));

@@ -32,12 +32,12 @@ use crate::parse_error::ParseError;
 /// let hash = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08";
 /// let key = ImportedKey::from_digest(NewKey::new("Nightly export"), Digest::from_sha256(hash))
 ///     .created_at("2024-03-01T09:30:00Z".parse()?)
-///     .last_used_at("2026-10-31T22:15:00Z".parse::<jiff::Timestamp>()?)
+///     .last_used_at(Some("2026-10-31T22:15:00Z".parse()?))
 ///     .hint("sk-…9xQ2");
 /// # Ok(()) }
 /// ```
 #[derive(Debug, Clone)]
-#[must_use = "a key is imported by an `Issuer`"]
+#[must_use = "does nothing until passed to `Issuer::import` or `Issuer::import_all`"]
 pub struct ImportedKey {
     new: NewKey,
     source: Source,
@@ -71,7 +71,7 @@ impl ImportedKey {
         Self::new(new, Source::Secret(Zeroizing::new(secret.to_owned())))
     }
 
-    /// A key with this digest of its secret. An error is reported when the key is imported.
+    /// A key whose secret has this digest. If it is an error, the import rejects the key.
     ///
     /// Not for secrets in the format of this crate: lookups use the id in the secret, which cannot be derived from the
     /// digest. If the ids are known, [create](KeyAdmin::create) the records instead.
@@ -97,8 +97,8 @@ impl ImportedKey {
     }
 
     /// Sets when the key was last used. `None` by default.
-    pub fn last_used_at(mut self, time: impl Into<Option<Timestamp>>) -> Self {
-        self.last_used_at = time.into();
+    pub fn last_used_at(mut self, time: Option<Timestamp>) -> Self {
+        self.last_used_at = time;
         self
     }
 
@@ -127,6 +127,9 @@ impl ImportedKey {
             }
             Source::Digest(digest) => {
                 let digest = digest.clone().map_err(IssueError::Digest)?;
+                if digest.pepper().is_some_and(|pepper| !peppers.has(pepper)) {
+                    return Err(IssueError::UnknownPepper);
+                }
                 (digest.imported_id(), digest)
             }
         };
@@ -154,7 +157,7 @@ pub struct ImportReport {
     pub imported: u64,
     /// The number of keys that existed with the same values.
     pub existing: u64,
-    /// Keys that existed with other values, since they were changed or the import differs. They were left unchanged.
+    /// Keys that already existed with other values, because the key or the import has changed. They were left unchanged.
     pub different: Vec<KeyId>,
     /// Keys that cannot be imported.
     pub rejected: Vec<RejectedImport>,
@@ -172,7 +175,7 @@ pub struct RejectedImport {
     pub error: IssueError,
 }
 
-/// The keys of a transaction.
+/// The number of keys per transaction.
 const BATCH: usize = 500;
 const _: () = assert!(BATCH <= PageRequest::MAX_LIMIT);
 
@@ -183,7 +186,7 @@ impl Issuer {
     ///
     /// # Errors
     ///
-    /// As [`issue`](Self::issue). Also if the secret or the digest is malformed, or the key should be recoverable.
+    /// As [`issue`](Self::issue). Also if the secret or the digest is malformed, or the key is to be recoverable.
     /// [`StoreError::Conflict`] if the key exists; nothing is changed then.
     pub async fn import<S>(
         &self,
@@ -357,13 +360,14 @@ impl Import<'_> {
             let is_same = match stored.get(&id) {
                 Some(stored) => {
                     let imported = key.record(&self.issuer.peppers, stored.created_at);
-                    imported.is_ok_and(|it| fingerprint(&it.key) == fingerprint(stored))
+                    imported.is_ok_and(|it| comparable(&it.key) == comparable(stored))
                 }
-                None if actor.is_some() => {
-                    // Or it existed and was deleted since.
-                    self.report.imported += u64::from(!existing.contains(&id));
+                None if actor.is_some() && !existing.contains(&id) => {
+                    self.report.imported += 1;
                     continue;
                 }
+                // It existed, and was deleted meanwhile.
+                None if actor.is_some() => false,
                 None => match self.checked.entry(id) {
                     Entry::Occupied(first) => *first.get() == fingerprint(&record.key),
                     Entry::Vacant(place) => {
@@ -382,17 +386,19 @@ impl Import<'_> {
     }
 }
 
-/// A hash of the values of a key, other than those that change with its use and administration.
-fn fingerprint(key: &Key) -> u64 {
-    let key = Key {
+/// A key without the values that change with its use and administration.
+fn comparable(key: &Key) -> Key {
+    Key {
         disabled: false,
         revoked_at: None,
         last_used_at: None,
         ..key.clone()
-    };
+    }
+}
+
+/// A hash of these values.
+fn fingerprint(key: &Key) -> u64 {
     let mut hasher = DefaultHasher::new();
-    serde_json::to_vec(&key)
-        .unwrap_or_default()
-        .hash(&mut hasher);
+    format!("{:?}", comparable(key)).hash(&mut hasher);
     hasher.finish()
 }

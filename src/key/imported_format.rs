@@ -14,7 +14,7 @@ use super::issuer::is_importable;
 /// # let store = MemoryBackend::new();
 /// let layer = ApiKeyLayer::new(store).accept_imported_formats([
 ///     ImportedFormat::sha512(),
-///     // Of `17|token`, the SHA-256 of `token` is stored.
+///     // For `17|token`, the SHA-256 of `token` is stored.
 ///     ImportedFormat::sha256().after('|'),
 /// ]);
 /// ```
@@ -56,14 +56,18 @@ impl ImportedFormat {
         Self::new(Algorithm::HmacSha256(pepper.into()))
     }
 
-    /// Hashes only the part after the first separator, which must have 16 characters or more.
+    /// Hashes only the part after the first separator. That part must have at least 16 characters.
     pub fn after(mut self, separator: char) -> Self {
         self.separator = Some(separator);
         self
     }
 
-    /// Whether digests can be computed with these peppers.
+    /// Whether a secret can have this format, and its digest be computed with these peppers.
     pub(crate) fn is_valid(&self, peppers: &Peppers) -> bool {
+        let is_possible = |separator: char| separator.is_ascii_graphic();
+        if !self.separator.is_none_or(is_possible) {
+            return false;
+        }
         match &self.algorithm {
             Algorithm::Sha256 | Algorithm::Sha512 => true,
             Algorithm::HmacSha256(pepper) => peppers.has(pepper),

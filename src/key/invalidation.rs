@@ -51,7 +51,7 @@ impl InvalidationFeed {
         holders.push(holder);
     }
 
-    /// Returns whether a layer over the store has another default limiter than earlier layers, for the first time.
+    /// Returns `true` the first time that a layer over the store has a different default limiter.
     pub(crate) fn is_second_limiter(&self, limiter: &Weak<LocalLimiter>) -> bool {
         let known = self.0.limiter.lock();
         let (first, is_known) = &mut *known.unwrap_or_else(PoisonError::into_inner);

@@ -61,12 +61,15 @@ pub enum IssueError {
     /// A field of the key is out of bounds.
     #[error(transparent)]
     Invalid(#[from] InvalidKey),
-    /// The digest to import is not a SHA-256 in hexadecimal digits.
+    /// The digest to import is malformed.
     #[error(transparent)]
     Digest(ParseError),
     /// The secret to import is shorter than 16 or longer than 512 bytes, or not printable ASCII.
     #[error("the secret to import must be 16 to 512 printable ASCII characters")]
     InvalidSecret,
+    /// The issuer does not have the pepper of the digest to import.
+    #[error("the pepper of the digest to import is not one of the issuer's")]
+    UnknownPepper,
     /// The key should be recoverable, but the issuer has no vault to encrypt its secret.
     #[error("recoverable keys require an encryption key; configure one on the issuer")]
     NoEncryptionKey,
@@ -219,8 +222,9 @@ impl Issuer {
 }
 
 impl KeyId {
-    /// The id of the key that a secret belongs to, whether the secret has the format of this crate or is imported.
-    /// Identifies the key of a leaked secret. `None` if the text cannot be a secret.
+    /// The id of the key that a secret belongs to, whether the secret has the format of this crate or was imported with
+    /// its SHA-256. Identifies the key of a leaked secret. `None` if the text cannot be a secret. For other formats of
+    /// imported secrets, use [`Digest::imported_id`].
     ///
     /// Computed from the text alone, without a store. If a secret of this crate was damaged in transit, its
     /// checksum does not match and it is treated as an imported secret, whose id has no record.

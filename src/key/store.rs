@@ -76,8 +76,8 @@ pub trait KeyAdmin: KeyStore {
     /// the store does not support them.
     async fn create(&self, record: KeyRecord, actor: Actor<'_>) -> Result<(), StoreError>;
 
-    /// Creates keys with different ids, and returns the ids that exist, whose keys are left unchanged. By default, keys
-    /// are created one by one, so that an error may leave some of them created; backends use one transaction.
+    /// Creates several keys. Returns the ids that already existed; their keys are left unchanged. By default, keys are
+    /// created one by one, so that an error may leave some of them created; the backends use one transaction.
     ///
     /// # Errors
     ///

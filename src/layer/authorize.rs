@@ -159,32 +159,32 @@ impl Config {
     /// Decides about a request whose secret does not have the format of this crate.
     #[cold]
     fn decide_imported(self: &Arc<Self>, secret: &[u8], context: &RequestContext<'_>) -> Admission {
-        let formats = self.imported_formats.iter();
-        let candidates = formats.filter_map(|format| format.candidate(secret, &self.peppers));
-        let candidates: Vec<_> = candidates.map(Candidate::imported).collect();
-        if candidates.is_empty() {
-            return self.reject_unauthenticated(RejectionReason::Malformed, context);
-        }
-        let (mut exists, mut is_known) = (false, true);
-        for candidate in &candidates {
+        let (mut exists, mut is_importable) = (false, false);
+        let mut unknown = Vec::new();
+        for format in &self.imported_formats {
+            let Some(candidate) = format.candidate(secret, &self.peppers) else {
+                continue;
+            };
+            is_importable = true;
+            let candidate = Candidate::imported(candidate);
             match self.cache.get(candidate.id, context.began) {
-                CacheLookup::Hit(entry) if self.verify_candidate(candidate, &entry) => {
+                CacheLookup::Hit(entry) if self.verify_candidate(&candidate, &entry) => {
                     return self.authorize(entry, KnownFrom::Cache, None, context);
                 }
                 CacheLookup::Hit(entry) => exists |= entry.exists,
                 CacheLookup::Stale(entry)
-                    if self.verify_candidate(candidate, &entry)
+                    if self.verify_candidate(&candidate, &entry)
                         && is_active(&entry, context.began) =>
                 {
-                    let candidate = candidate.clone();
                     return self.look_up(vec![candidate], None, context.began);
                 }
-                CacheLookup::Stale(_) | CacheLookup::Miss => is_known = false,
+                CacheLookup::Stale(_) | CacheLookup::Miss => unknown.push(candidate),
             }
         }
-        match is_known {
-            true => self.reject_mismatch(exists, context),
-            false => self.look_up_charged(candidates, context),
+        match (is_importable, unknown.is_empty()) {
+            (false, _) => self.reject_unauthenticated(RejectionReason::Malformed, context),
+            (true, true) => self.reject_mismatch(exists, context),
+            (true, false) => self.look_up_charged(unknown, context),
         }
     }
 
@@ -312,10 +312,15 @@ impl Config {
             KeyStatus::Expired => return Some(RejectionReason::Expired),
         }
         let allowed = &entry.key.addresses;
-        let client_ip = || self.client_ip.of(context.parts);
-        let is_rejected =
-            !allowed.is_empty() && !client_ip().is_some_and(|address| allowed.contains(address));
-        is_rejected.then_some(RejectionReason::ClientIp)
+        if allowed.is_empty() {
+            return None;
+        }
+        let client_ip = self.client_ip.of(context.parts);
+        if client_ip.is_none() {
+            self.missing_client_ip.on_address_list();
+        }
+        let is_allowed = client_ip.is_some_and(|address| allowed.contains(address));
+        (!is_allowed).then_some(RejectionReason::ClientIp)
     }
 
     /// Applies the decision of the limiter.

@@ -105,7 +105,10 @@ impl Config {
         let mut formats = self.imported_formats.iter();
         match formats.all(|format| format.is_valid(&self.peppers)) {
             true => Ok(()),
-            false => Err(InvalidConfig::new("imported formats", "unknown pepper")),
+            false => Err(InvalidConfig::new(
+                "imported formats",
+                "a pepper is unknown, or a separator is not printable ASCII",
+            )),
         }
     }
 }

@@ -260,16 +260,18 @@ impl ApiKeyLayer {
         self.with(|config| config.keep_credential = true)
     }
 
-    /// Accepts keys of another system that were [imported](crate::key::Issuer::import_all) from their secrets or the
-    /// SHA-256 of these. Off by default: with this setting, every arbitrary credential costs a hash and a lookup.
+    /// Accepts keys of another system that were [imported](crate::key::Issuer::import_all) from their secrets or
+    /// SHA-256 hashes. Off by default: with this setting, every arbitrary credential costs a hash and a lookup.
     pub fn accept_imported(self) -> Self {
         self.accept_imported_formats([ImportedFormat::sha256()])
     }
 
-    /// Accepts keys of other systems that were [imported](crate::key::Issuer::import_all), and sets how these hash
-    /// their secrets. An arbitrary credential costs a hash and a lookup for each format, in this order.
+    /// Accepts keys of other systems that were [imported](crate::key::Issuer::import_all), and sets how those systems
+    /// hash secrets. Keys imported from their secrets need [`ImportedFormat::sha256`]. An arbitrary credential costs a
+    /// hash and a lookup for each format. Replaces the formats of earlier calls.
     ///
-    /// A format with a pepper that is not among the layer's [peppers](Self::peppers) is invalid.
+    /// A format is invalid if its pepper is not one of the layer's [peppers](Self::peppers), or if its separator is not
+    /// a printable ASCII character.
     pub fn accept_imported_formats(
         self,
         formats: impl IntoIterator<Item = ImportedFormat>,
@@ -587,7 +589,7 @@ impl<S> Layer<S> for ApiKeyLayer {
         let changes = self.config.cache.invalidations();
         if limiter.strong_count() > 0 && changes.is_second_limiter(limiter) {
             telemetry::warn!(
-                "several layers over one key store count rate limits separately: clone one layer, or set a limiter"
+                "several layers over one key store have separate limiters, so each allows the full limits: clone one layer, or share a limiter"
             );
         }
         let copies = self.copies.get_or_init(|| ThreadConfigs::new(&self.config));

@@ -776,7 +776,7 @@ mod imported_formats {
             // Expired entries of active keys are looked up again, in their own format only.
             setup.clock.advance(Duration::from_secs(31));
             assert_eq!(setup.status_of_text("203.0.113.7", &secret).await, 200);
-            assert!((1..=2).contains(&setup.take_lookups()));
+            assert_eq!(setup.take_lookups(), 1);
         }
         let secret = import(40).await;
         setup.store.fails.store(true, Ordering::SeqCst);

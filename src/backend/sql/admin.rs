@@ -79,12 +79,14 @@ impl<E: Engine> SqlBackend<E> {
         actor: Actor<'_>,
     ) -> Result<Vec<KeyId>, StoreError> {
         records.iter().try_for_each(KeyRecord::validate)?;
-        let records: Vec<_> = records
+        let mut ids = HashSet::new();
+        let (records, repeated): (Vec<_>, Vec<_>) = records
             .into_iter()
             .map(KeyRecord::in_whole_micros)
-            .collect();
+            .partition(|record| ids.insert(record.key.id));
         let mut change = self.begin().await?;
-        let (mut created, mut existing) = (Vec::new(), Vec::new());
+        let mut created = Vec::new();
+        let mut existing: Vec<_> = repeated.iter().map(|record| record.key.id).collect();
         for records in records.chunks(ROWS_PER_STATEMENT) {
             let inserted = change.insert(records).await?;
             let ids = records.iter().map(|record| record.key.id);
@@ -267,7 +269,7 @@ impl<E: Engine> Change<'_, E> {
 
     /// Commits and announces the changed keys, even if the caller is cancelled.
     async fn commit(mut self, ids: &[KeyId]) -> Result<(), StoreError> {
-        if !ids.is_empty() {
+        for ids in ids.chunks(500) {
             let engine = &self.backend.engine;
             let announced = engine.announce(&mut self.session, ids).await;
             announced.map_err(StoreError::unavailable)?;

@@ -27,6 +27,14 @@ async fn every_change_is_published<S: KeyAdmin + ?Sized>(store: &S, invalidated:
         id,
         "creating a key publishes an invalidation, since the id may be cached as unknown",
     );
+    let records = [fixture.record("Published"), fixture.record("Published")];
+    let ids = records.each_ref().map(|record| record.key.id);
+    let created = store.create_all(records.into(), Actor::SYSTEM).await;
+    succeeds(created, "creating several keys succeeds");
+    invalidated.expect_all(
+        &ids,
+        "creating several keys publishes an invalidation of each",
+    );
     succeeds(
         store.disable(id, Actor::SYSTEM).await,
         "disabling a key succeeds",
@@ -64,12 +72,16 @@ struct Invalidated(Mutex<Vec<Option<KeyId>>>);
 impl Invalidated {
     /// Checks that this key, or all keys, were invalidated since the last check.
     fn expect(&self, id: KeyId, rule: &str) {
+        self.expect_all(&[id], rule);
+    }
+
+    fn expect_all(&self, ids: &[KeyId], rule: &str) {
         let invalidated =
             std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
-        holds(
-            invalidated.contains(&Some(id)) || invalidated.contains(&None),
-            rule,
-        );
+        for &id in ids {
+            let is_published = invalidated.contains(&Some(id)) || invalidated.contains(&None);
+            holds(is_published, rule);
+        }
     }
 
     fn push(&self, id: Option<KeyId>) {

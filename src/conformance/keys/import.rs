@@ -9,8 +9,8 @@ use super::steps::{expect_unchanged, find_key};
 use crate::conformance::assert::{equal, fails_with, succeeds};
 use crate::conformance::fixture::{Fixture, micros};
 use crate::key::{
-    Actor, Digest, ImportReport, ImportedKey, IssueError, Key, KeyAdmin, KeyQuery, KeyUpdate,
-    NewKey, StoreError,
+    Actor, AuditAction, AuditQuery, Digest, ImportReport, ImportedKey, IssueError, Key, KeyAdmin,
+    KeyQuery, KeyUpdate, NewKey, StoreError,
 };
 
 pub(super) async fn suite<S: KeyAdmin + ?Sized>(store: &S) {
@@ -117,6 +117,19 @@ async fn many_keys<S: KeyAdmin + ?Sized>(store: &S, fixture: &Fixture) {
         &Some((621, "Malformed")),
         "rejected keys are reported with position and name",
     );
+    if let Some(log) = store.audit_log() {
+        let first = succeeds(store.list(&of_owner).await, "keys can be listed");
+        for key in first.items.iter().take(3) {
+            let query = AuditQuery::new().key(key.id);
+            let entries = succeeds(log.audit_entries(&query).await, "the audit log can be read");
+            let actions: Vec<_> = entries.items.iter().map(|entry| entry.action).collect();
+            equal(
+                &actions,
+                &vec![AuditAction::Created],
+                "each imported key has exactly one audit entry",
+            );
+        }
+    }
     let listed = succeeds(store.list(&of_owner).await, "keys can be listed");
     let mut listed = listed.items;
     listed.sort_by_key(|key| key.created_at);
