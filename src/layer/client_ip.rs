@@ -254,16 +254,26 @@ impl fmt::Debug for ClientIpExtractor {
     }
 }
 
-/// Logs once that failed lookups are not limited because the client IP is unknown. This usually affects all
-/// requests of a service or none.
+/// Logs the consequences of an unknown client IP, each once: it usually affects all requests of a service or none.
 #[derive(Debug, Default)]
-pub(crate) struct MissingClientIp(OnceLock<()>);
+pub(crate) struct MissingClientIp {
+    lookups: OnceLock<()>,
+    address_lists: OnceLock<()>,
+}
 
 impl MissingClientIp {
-    pub(super) fn record(&self) {
-        self.0.get_or_init(|| {
+    pub(super) fn on_lookup(&self) {
+        self.lookups.get_or_init(|| {
             telemetry::warn!(
                 "the client IP is unknown, so failed lookups are not limited: see `ApiKeyLayer::lookup_limit`"
+            );
+        });
+    }
+
+    pub(super) fn on_address_list(&self) {
+        self.address_lists.get_or_init(|| {
+            telemetry::warn!(
+                "the client IP is unknown, so keys with an address list are rejected: see `ApiKeyLayer::peer_address`"
             );
         });
     }

@@ -1,7 +1,7 @@
 //! The cost of a request that is known only while or after it is processed.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering, fence};
 
 /// The cost of a request, as an extension of its response. It replaces the cost in the recorded usage, like
 /// [`Caller::charge`](super::Caller::charge), and also works for anonymous requests.
@@ -30,9 +30,12 @@ impl FinalCost {
     /// Unsets the cost for another request. Allocates only if it is still shared.
     #[inline]
     pub(super) fn renew(&mut self) {
-        match Arc::get_mut(&mut self.0) {
-            Some(cost) => *cost.get_mut() = UNSET,
-            None => *self = Self::new(),
+        // Unlike `Arc::get_mut`, without an atomic exchange, since there are no weak references.
+        if Arc::strong_count(&self.0) == 1 {
+            fence(Ordering::Acquire);
+            self.0.store(UNSET, Ordering::Relaxed);
+        } else {
+            *self = Self::new();
         }
     }
 

@@ -36,7 +36,7 @@ impl Config {
             return Ok(None);
         };
         let Some(address) = self.client_ip.rate_limit_address(context.parts) else {
-            self.missing_client_ip.record();
+            self.missing_client_ip.on_lookup();
             return Ok(None);
         };
         limit.peek(Some(address), context.began)?;

@@ -8,9 +8,11 @@ use tower::{Layer, ServiceExt};
 use crate::backend::MemoryBackend;
 use crate::clock::Now;
 use crate::id::KeyId;
-use crate::key::{Actor, Issuer, KeyRecord, KeyStore, NewKey, Prefix, Secret, StoreError};
+use crate::key::{
+    Actor, AddressList, Issuer, KeyRecord, KeyStore, NewKey, Prefix, Secret, StoreError,
+};
 use crate::layer::{ApiKeyLayer, PeerAddress};
-use crate::limit::{LimitError, LimitHandle, Limiter, RateLimit};
+use crate::limit::{LimitError, LimitHandle, Limiter, LocalLimiter, RateLimit};
 use crate::test_tracing::CapturedEvents;
 
 /// A store that fails.
@@ -104,4 +106,36 @@ async fn unknown_client_ips_are_logged_once() {
         send(&layer.clone().realm("here"), None).await;
     }
     assert_eq!(warnings(), 1);
+}
+
+/// Mistakes in the configuration that are only noticed in use.
+#[tokio::test]
+async fn configuration_mistakes_are_logged_once() {
+    let backend = MemoryBackend::new();
+    let addresses = AddressList::parse(["203.0.113.0/24"]).unwrap();
+    let new = NewKey::new("test").addresses(addresses);
+    let issuer = Issuer::new("acme").unwrap();
+    let issued = issuer.issue(&backend, new, Actor::SYSTEM).await.unwrap();
+    let events = CapturedEvents::default();
+    let capture = events.capture();
+    let logged = |text: &str| {
+        let messages = events.values_of("message");
+        messages.iter().filter(|it| it.contains(text)).count()
+    };
+    let layer = ApiKeyLayer::new(backend.clone());
+    for _ in 0..3 {
+        assert_eq!(status(&layer, &issued.secret).await, StatusCode::FORBIDDEN);
+    }
+    assert_eq!(logged("keys with an address list are rejected"), 1);
+    assert_eq!(logged("several layers"), 0);
+    // A limiter that was set is not counted.
+    let shared = ApiKeyLayer::new(backend.clone()).limiter(LocalLimiter::new());
+    status(&shared, &issued.secret).await;
+    assert_eq!(logged("several layers"), 0);
+    let second = ApiKeyLayer::new(backend);
+    for _ in 0..2 {
+        status(&second, &issued.secret).await;
+    }
+    assert_eq!(logged("several layers over one key store"), 1);
+    drop(capture);
 }
