@@ -99,7 +99,7 @@ impl Dashboard {
         Self::of(backend.clone(), backend, guard)
     }
 
-    /// Creates a dashboard over a store of keys and a separate backend for usage, protected by a guard.
+    /// Creates a dashboard with keys from one store and usage from another, protected by a guard.
     ///
     /// # Panics
     ///

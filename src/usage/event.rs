@@ -56,7 +56,8 @@ pub struct UsageEvent {
     /// The rejection reason, if the layer rejected the request.
     #[serde(alias = "refusal")]
     pub rejection_reason: Option<RejectionReason>,
-    /// The cost charged to the key's rate limits; `0` if the layer rejected the request.
+    /// The cost of the request: what was charged to the key's rate limits, unless the application set another cost; `0` if
+    /// the layer rejected the request.
     pub cost: u32,
     /// The time from the request's arrival to the end of the response, in microseconds.
     pub latency_us: u64,

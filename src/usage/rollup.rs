@@ -41,7 +41,7 @@ pub struct Rollup {
     pub cause: Option<Cause>,
     /// The number of requests.
     pub count: u64,
-    /// The total cost charged to the key's rate limits.
+    /// The total cost of the requests.
     pub cost: u64,
     /// The total size of the request bodies in bytes.
     pub request_bytes: u64,

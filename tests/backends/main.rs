@@ -8,6 +8,8 @@ mod postgres;
 #[cfg(feature = "postgres")]
 mod retention;
 #[cfg(feature = "postgres")]
+mod schema_examples;
+#[cfg(feature = "postgres")]
 mod schema_upgrade;
 #[cfg(feature = "postgres")]
 mod segments;

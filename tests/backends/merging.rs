@@ -75,7 +75,7 @@ fn key(n: usize) -> KeyId {
 }
 
 /// Events of several keys around now: in minutes that have passed, in this one, and in future ones; some are days old.
-fn events(count: usize) -> Vec<UsageEvent> {
+pub(crate) fn events(count: usize) -> Vec<UsageEvent> {
     let now = Timestamp::now();
     let event = |_| {
         let seconds = match fastrand::u8(..8) {

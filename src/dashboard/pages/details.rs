@@ -36,8 +36,8 @@ pub(super) fn of_key(shared: &Shared, context: &PageContext, key: &Key) -> Marku
         (
             "Secret",
             html! {
-                @if key.imported { "Imported from another system" }
-                @else if key.recoverable { "Stored, encrypted" }
+                @if key.recoverable { "Stored, encrypted" }
+                @else if key.imported { "Imported from another system" }
                 @else { "Not stored" }
             },
         ),

@@ -62,7 +62,7 @@ impl Totals {
         self.failed[cause.into().map_or(NO_CAUSE, |cause| cause as usize)]
     }
 
-    /// The total cost charged to the keys' rate limits.
+    /// The total cost of the requests.
     pub fn cost(&self) -> u64 {
         self.cost
     }

@@ -55,7 +55,7 @@ pub(crate) struct Request {
     /// Why the layer rejected the request.
     #[schema(value_type = Option<names::RejectionReason>)]
     rejection_reason: Option<RejectionReason>,
-    /// The cost in units of the rate limits.
+    /// The cost: what was charged to the rate limits, unless the application set another cost.
     cost: u32,
     /// The time until the end of the response, in microseconds.
     latency_us: u64,

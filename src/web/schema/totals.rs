@@ -26,7 +26,7 @@ pub(crate) struct Totals {
     rate_limited: u64,
     /// Failed requests by cause.
     failures: Failures,
-    /// The total cost in units of the rate limits.
+    /// The total cost.
     cost: u64,
     /// The total size of the request bodies in bytes.
     request_bytes: u64,

@@ -159,7 +159,7 @@ COMMENT ON COLUMN §hours_by_outcome.caller_id IS 'References the callers table.
 COMMENT ON COLUMN §hours_by_outcome.start IS 'The start of the hour.';
 COMMENT ON COLUMN §hours_by_outcome.kind_id IS 'References a kind with this outcome and cause, as their representative.';
 COMMENT ON COLUMN §hours_by_outcome.count IS 'The number of requests.';
-COMMENT ON COLUMN §hours_by_outcome.cost IS 'The units charged to rate limits.';
+COMMENT ON COLUMN §hours_by_outcome.cost IS 'The cost of the requests.';
 COMMENT ON COLUMN §hours_by_outcome.request_bytes IS 'The sum of the requests'' Content-Length.';
 COMMENT ON COLUMN §hours_by_outcome.response_bytes IS 'Bytes of response bodies that were sent.';
 CREATE TABLE §caller_totals (
@@ -318,7 +318,7 @@ COMMENT ON COLUMN §minutes.caller_id IS 'References the callers table. 0: all c
 COMMENT ON COLUMN §minutes.start IS 'The start of the minute.';
 COMMENT ON COLUMN §minutes.kind_id IS 'References the kinds table.';
 COMMENT ON COLUMN §minutes.count IS 'The number of requests.';
-COMMENT ON COLUMN §minutes.cost IS 'The units charged to rate limits.';
+COMMENT ON COLUMN §minutes.cost IS 'The cost of the requests.';
 COMMENT ON COLUMN §minutes.request_bytes IS 'The sum of the requests'' Content-Length.';
 COMMENT ON COLUMN §minutes.response_bytes IS 'Bytes of response bodies that were sent.';
 COMMENT ON COLUMN §minutes.latency IS 'A latency histogram: pairs of LEB128 numbers, a bucket''s index counted from 1 and its count.';
@@ -327,7 +327,7 @@ COMMENT ON COLUMN §hours.caller_id IS 'References the callers table. 0: all cal
 COMMENT ON COLUMN §hours.start IS 'The start of the hour.';
 COMMENT ON COLUMN §hours.kind_id IS 'References the kinds table.';
 COMMENT ON COLUMN §hours.count IS 'The number of requests.';
-COMMENT ON COLUMN §hours.cost IS 'The units charged to rate limits.';
+COMMENT ON COLUMN §hours.cost IS 'The cost of the requests.';
 COMMENT ON COLUMN §hours.request_bytes IS 'The sum of the requests'' Content-Length.';
 COMMENT ON COLUMN §hours.response_bytes IS 'Bytes of response bodies that were sent.';
 COMMENT ON COLUMN §hours.latency IS 'A latency histogram: pairs of LEB128 numbers, a bucket''s index counted from 1 and its count.';
@@ -336,7 +336,7 @@ COMMENT ON COLUMN §days.caller_id IS 'References the callers table. 0: all call
 COMMENT ON COLUMN §days.start IS 'The start of the day.';
 COMMENT ON COLUMN §days.kind_id IS 'References the kinds table.';
 COMMENT ON COLUMN §days.count IS 'The number of requests.';
-COMMENT ON COLUMN §days.cost IS 'The units charged to rate limits.';
+COMMENT ON COLUMN §days.cost IS 'The cost of the requests.';
 COMMENT ON COLUMN §days.request_bytes IS 'The sum of the requests'' Content-Length.';
 COMMENT ON COLUMN §days.response_bytes IS 'Bytes of response bodies that were sent.';
 COMMENT ON COLUMN §days.latency IS 'A latency histogram: pairs of LEB128 numbers, a bucket''s index counted from 1 and its count.';
@@ -355,7 +355,7 @@ COMMENT ON COLUMN §requests.segment IS 'The segment of the log. Indexes begin w
 COMMENT ON COLUMN §requests.caller_id IS 'References the callers table.';
 COMMENT ON COLUMN §requests.kind_id IS 'References the kinds table.';
 COMMENT ON COLUMN §requests.batch IS 'The number of its batch; NULL for requests written before schema version 2.';
-COMMENT ON COLUMN §requests.cost IS 'The units charged to rate limits. NULL: 1.';
+COMMENT ON COLUMN §requests.cost IS 'The cost. NULL: 1.';
 COMMENT ON COLUMN §requests.latency_us IS 'Microseconds from the request''s arrival to the end of the response.';
 COMMENT ON COLUMN §requests.request_bytes IS 'The Content-Length of the request. NULL: 0.';
 COMMENT ON COLUMN §requests.response_bytes IS 'Bytes of the response body that were sent.';
@@ -501,6 +501,9 @@ BEGIN
     total := (SELECT sum(n) FROM unnest(counts) n);
     IF total = 0 THEN
         RETURN NULL;
+    END IF;
+    IF quantile = 'NaN' THEN
+        quantile := 0;
     END IF;
     -- The nearest rank. `0.07 * 100.0` is slightly above 7 and must not round up to 8.
     rank := quantile * total;

@@ -260,7 +260,8 @@ CREATE VIEW §usage_by_hour AS
         FROM §minutes
         WHERE start >= coalesce((SELECT before FROM §pruned WHERE kind = 'merged_hours'),
             -9223372036854775807)
-        GROUP BY 1, 2, 3) t
+        -- Found by their start, not scanned in the order of the primary key.
+        GROUP BY +caller_id, 2, +kind_id) t
     JOIN §callers c ON c.id = t.caller_id JOIN §kinds k ON k.id = t.kind_id;
 
 -- Rollups that are not merged into the other tables yet.
