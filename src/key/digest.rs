@@ -4,8 +4,8 @@
 //! keeps outside the database, so that a stolen database alone cannot be used to verify guesses. A slow password
 //! hash adds nothing, because 190 random bits cannot be brute-forced, but it would cost time on every request.
 //!
-//! A pepper protects the digest only. The id of an imported key is 95 bits of the plain SHA-256 of its secret,
-//! which is enough to brute-force a guessable secret.
+//! A pepper protects the digest only. The id of a key imported from its secret, or with a plain SHA-256, is 95 bits of
+//! that SHA-256, which is enough to brute-force a guessable secret.
 
 use std::array;
 use std::fmt;
@@ -49,7 +49,7 @@ impl Digest {
     ///
     /// # Errors
     ///
-    /// [`ParseError`] for anything else.
+    /// [`ParseError`] for anything else, and for bytes that are all printable: the text of a shorter hash.
     pub fn from_sha256(hash: impl AsRef<[u8]>) -> Result<Self, ParseError> {
         Ok(Self {
             pepper: PepperName::NONE,
@@ -62,7 +62,7 @@ impl Digest {
     ///
     /// # Errors
     ///
-    /// [`ParseError`] for anything else, and for an invalid name.
+    /// As [`from_sha256`](Self::from_sha256), and for an invalid name.
     pub fn from_hmac_sha256(pepper: &str, hash: impl AsRef<[u8]>) -> Result<Self, ParseError> {
         Ok(Self {
             pepper: PepperName::new(pepper).ok_or(INVALID_PEPPER)?,
@@ -75,7 +75,7 @@ impl Digest {
     ///
     /// # Errors
     ///
-    /// [`ParseError`] for anything else.
+    /// As [`from_sha256`](Self::from_sha256).
     pub fn from_sha512(hash: impl AsRef<[u8]>) -> Result<Self, ParseError> {
         let hash: [u8; 64] = hash_from(hash.as_ref()).ok_or(INVALID)?;
         Ok(Self::of_sha512(&hash))
@@ -94,8 +94,8 @@ impl Digest {
         (!is_algorithm).then(|| self.pepper.as_str())
     }
 
-    /// The id of the key that is imported with this digest: 95 bits of a plain SHA-256 in base62, and of the SHA-256 of
-    /// other digests and their algorithm.
+    /// The id of the key that is imported with this digest: 95 bits in base62, of the digest itself if it is a plain
+    /// SHA-256, and otherwise of the SHA-256 of its algorithm or pepper name and the digest.
     pub fn imported_id(&self) -> KeyId {
         if self.pepper == PepperName::NONE {
             return KeyId::from_sha256(&self.bytes);

@@ -157,7 +157,8 @@ pub struct ImportReport {
     pub imported: u64,
     /// The number of keys that existed with the same values.
     pub existing: u64,
-    /// Keys that already existed with other values, because the key or the import has changed. They were left unchanged.
+    /// Keys that already existed with other values, because the key or the import has changed, or that were
+    /// deleted meanwhile. They were left unchanged.
     pub different: Vec<KeyId>,
     /// Keys that cannot be imported.
     pub rejected: Vec<RejectedImport>,
@@ -186,7 +187,8 @@ impl Issuer {
     ///
     /// # Errors
     ///
-    /// As [`issue`](Self::issue). Also if the secret or the digest is malformed, or the key is to be recoverable.
+    /// As [`issue`](Self::issue). Also if the secret or the digest is malformed, the issuer lacks the pepper of the
+    /// digest, or the key is to be recoverable.
     /// [`StoreError::Conflict`] if the key exists; nothing is changed then.
     pub async fn import<S>(
         &self,

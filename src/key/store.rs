@@ -76,7 +76,8 @@ pub trait KeyAdmin: KeyStore {
     /// the store does not support them.
     async fn create(&self, record: KeyRecord, actor: Actor<'_>) -> Result<(), StoreError>;
 
-    /// Creates several keys. Returns the ids that already existed; their keys are left unchanged. By default, keys are
+    /// Creates several keys. Returns the ids that already existed, or occur again in `records`; their keys are
+    /// left unchanged. By default, keys are
     /// created one by one, so that an error may leave some of them created; the backends use one transaction.
     ///
     /// # Errors

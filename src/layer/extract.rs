@@ -15,8 +15,9 @@ use crate::usage::RejectionReason;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum NoCaller {
-    /// The request is anonymous or unverified, or its path is [exempt](super::ApiKeyLayer::exempt), and the handler
-    /// extracts a `Caller` instead of an `Option<Caller>`. Responds with 401.
+    /// The request was admitted without a verified key: it is anonymous, unverified or a preflight, or its path is
+    /// [exempt](super::ApiKeyLayer::exempt). The handler extracts a `Caller` instead of an `Option<Caller>`. Responds
+    /// with 401.
     Anonymous,
     /// The route is not behind an [`ApiKeyLayer`](super::ApiKeyLayer). Responds with 500.
     NoLayer,

@@ -267,7 +267,8 @@ impl ApiKeyLayer {
     }
 
     /// Accepts keys of other systems that were [imported](crate::key::Issuer::import_all), and sets how those systems
-    /// hash secrets. Keys imported from their secrets need [`ImportedFormat::sha256`]. An arbitrary credential costs a
+    /// hash secrets. Keys imported from secrets in another format than this crate's need
+    /// [`ImportedFormat::sha256`]. An arbitrary credential costs a
     /// hash and a lookup for each format. Replaces the formats of earlier calls.
     ///
     /// A format is invalid if its pepper is not one of the layer's [peppers](Self::peppers), or if its separator is not

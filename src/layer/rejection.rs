@@ -46,7 +46,8 @@ pub struct Rejection {
     pub retry_after_secs: Option<u64>,
     /// The names of the exceeded rate limits.
     pub(crate) violated: Option<Arc<[Arc<str>]>>,
-    /// The missing scope, for [`RejectionReason::Scope`].
+    /// The missing scope, for [`RejectionReason::Scope`]. `None` if the path has no rule in
+    /// [`RequireScope::by_path`](super::RequireScope::by_path).
     pub scope: Option<Arc<str>>,
 }
 
@@ -56,7 +57,6 @@ pub(super) fn log_rejection(reason: RejectionReason, key: Option<KeyId>) {
 }
 
 /// Logs a request that needs a key, but was not handled by an `ApiKeyLayer`.
-#[cfg_attr(not(feature = "tracing"), expect(unused_variables))]
 pub(super) fn log_no_layer(path: &str) {
     static THROTTLE: LogThrottle = LogThrottle::new();
     if let Some(count) = THROTTLE.record() {

@@ -22,8 +22,8 @@ use crate::usage::RejectionReason;
 
 /// Layer that requires the caller's key to have a scope.
 ///
-/// Other keys are rejected with 403, or `PERMISSION_DENIED` over gRPC, and anonymous requests with 401. Place it inside
-/// an [`ApiKeyLayer`](super::ApiKeyLayer), which records the rejections. Without one, requests are answered with 500, or
+/// Other keys are rejected with 403, or `PERMISSION_DENIED` over gRPC, and requests without a verified key with 401.
+/// Place it inside an [`ApiKeyLayer`](super::ApiKeyLayer), which records the rejections. Without one, requests are answered with 500, or
 /// `INTERNAL` over gRPC, and an error is logged.
 ///
 /// [`Key::has_scope`](crate::key::Key::has_scope) describes how scopes match.
@@ -59,13 +59,28 @@ struct Rule {
 
 impl Rule {
     fn new(path: Box<str>, scope: Option<Arc<str>>) -> Result<Self, InvalidConfig> {
-        let literal = path.strip_suffix("/*").unwrap_or(&path);
-        if !path.starts_with('/') || literal.contains('*') {
-            let reason = "a path must begin with `/`, and `*` must follow its last `/`";
+        let literal = path.strip_suffix("/*");
+        let is_valid = match literal {
+            Some("") => true,
+            Some(literal) => literal.starts_with('/') && is_plain(literal),
+            None => path.starts_with('/') && !path.contains('*'),
+        };
+        if !is_valid {
+            let reason =
+                "a path must begin with `/`, and `*` must follow the last `/` of a plain path";
             return Err(InvalidConfig::new("scopes by path", reason));
         }
         let path = Some(path);
         Ok(Self { path, scope })
+    }
+
+    /// Whether this rule applies to all paths of another one.
+    fn covers(&self, other: &Self) -> bool {
+        let (Some(own), Some(other)) = (self.path.as_deref(), other.path.as_deref()) else {
+            return self.path.is_none();
+        };
+        let below = own.strip_suffix('*');
+        own == other || below.is_some_and(|prefix| other.starts_with(prefix))
     }
 
     fn applies_to(&self, path: &str) -> bool {
@@ -79,11 +94,14 @@ impl Rule {
     }
 }
 
-/// Whether all servers interpret a path in the same way.
+/// Whether servers interpret a path in the same way, apart from its case.
 fn is_plain(path: &str) -> bool {
     let is_plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_' | b'~');
     let mut segments = path.split('/').skip(1);
-    segments.all(|segment| segment.bytes().all(is_plain) && segment.bytes().any(|b| b != b'.'))
+    segments.all(|segment| {
+        let is_dotted = segment.starts_with("..") || segment.ends_with('.');
+        !segment.is_empty() && !is_dotted && segment.bytes().all(is_plain)
+    })
 }
 
 impl RequireScope {
@@ -94,10 +112,10 @@ impl RequireScope {
 
     /// Creates a layer that requires a scope for each path, for tonic servers and other services without routes.
     ///
-    /// `/a/b` applies to this path, and `/a/*` to every path below `/a/`; the first pattern that matches applies. Other
-    /// paths are rejected. So are paths with an empty segment, a segment of dots, or characters other than ASCII
-    /// letters, digits, `-`, `.`, `_` and `~`, which servers may interpret differently. Below an axum router that is
-    /// nested, paths lack the prefix of the router.
+    /// `/a/b` applies to exactly this path, and `/a/*` to every path below `/a/`, but not to `/a/` itself. Case matters.
+    /// The first pattern that matches applies. Other paths are rejected. A `*` does not match paths with an empty
+    /// segment, a segment that begins with `..` or ends with a dot, or characters other than ASCII letters, digits, `-`,
+    /// `.`, `_` and `~`, which servers may interpret differently. Inside axum's `Router::nest`, paths lack the prefix.
     ///
     /// ```
     /// use keytally::RequireScope;
@@ -114,27 +132,38 @@ impl RequireScope {
     ///
     /// # Errors
     ///
-    /// [`InvalidConfig`] if a pattern does not begin with `/`, or has a `*` anywhere but after its last `/`.
+    /// [`InvalidConfig`] if a pattern does not begin with `/`, has a `*` anywhere but at its end after a `/`, or can never
+    /// apply, because an earlier pattern matches the same paths.
     pub fn by_path<P, S>(scopes: impl IntoIterator<Item = (P, S)>) -> Result<Self, InvalidConfig>
     where
         P: Into<Box<str>>,
         S: Into<Arc<str>>,
     {
-        let rules = scopes
-            .into_iter()
-            .map(|(path, scope)| Rule::new(path.into(), Some(scope.into())))
-            .collect::<Result<_, _>>()?;
-        Ok(Self::of(rules, Rejections::default()))
+        let mut layer = Self::of(Vec::new(), Rejections::default());
+        for (path, scope) in scopes {
+            layer.add(Rule::new(path.into(), Some(scope.into()))?)?;
+        }
+        Ok(layer)
     }
 
-    /// Requires no scope and no key on these paths of [`by_path`](Self::by_path). Earlier patterns take precedence.
+    fn add(&mut self, rule: Rule) -> Result<(), InvalidConfig> {
+        let rules = &mut Arc::make_mut(&mut self.0).rules;
+        if rules.iter().any(|earlier| earlier.covers(&rule)) {
+            let reason = "an earlier path includes a later one";
+            return Err(InvalidConfig::new("scopes by path", reason));
+        }
+        rules.push(rule);
+        Ok(())
+    }
+
+    /// Requires no scope on this path, or on the paths below it. The surrounding [`ApiKeyLayer`](super::ApiKeyLayer)
+    /// still requires a key, unless the path is [exempt](super::ApiKeyLayer::exempt) or anonymous requests are allowed.
     ///
     /// # Errors
     ///
     /// As [`by_path`](Self::by_path).
     pub fn without_scope(mut self, path: impl Into<Box<str>>) -> Result<Self, InvalidConfig> {
-        let rule = Rule::new(path.into(), None)?;
-        Arc::make_mut(&mut self.0).rules.push(rule);
+        self.add(Rule::new(path.into(), None)?)?;
         Ok(self)
     }
 
@@ -237,5 +266,55 @@ impl<S: fmt::Debug> fmt::Debug for RequireScopeService<S> {
             .field("inner", &self.inner)
             .field("rules", &self.requirement.rules)
             .finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patterns_that_can_never_apply_are_invalid() {
+        let by_path =
+            |paths: &[&str]| RequireScope::by_path(paths.iter().map(|&path| (path, "read")));
+        for paths in [
+            &["/*"][..],
+            &["/a/b", "/a/*", "/*"],
+            &["/a.v1.B/C", "/a.v1.B/*", "/", "/a%20b"],
+        ] {
+            assert!(by_path(paths).is_ok(), "{paths:?}");
+        }
+        for paths in [
+            &["a"][..],
+            &["*"],
+            &["/a*"],
+            &["/*/a"],
+            &["//*"],
+            &["/a%20b/*"],
+            &["/{id}/*"],
+            &["/a/*", "/a/b"],
+            &["/a/*", "/a/b/*"],
+            &["/a", "/a"],
+        ] {
+            assert!(by_path(paths).is_err(), "{paths:?}");
+        }
+        let postings = by_path(&["/a/*"]).unwrap();
+        assert!(postings.clone().without_scope("/b/*").is_ok());
+        assert!(postings.without_scope("/a/b").is_err());
+        assert!(RequireScope::new("read").without_scope("/a").is_err());
+    }
+
+    #[test]
+    fn ambiguous_paths_match_no_wildcard() {
+        let rule = Rule::new("/a/*".into(), None).unwrap();
+        for path in ["/a/b", "/a/b/c.d", "/a/.hidden", "/a/1-2_3~4"] {
+            assert!(rule.applies_to(path), "{path}");
+        }
+        for path in [
+            "/a", "/a/", "/a//b", "/a/b/", "/a/.", "/a/..", "/a/..b", "/a/b.", "/a/b%2Ec",
+            "/a/b;c", "/a/b:c", "/a/b\\c", "/ab", "a/b", "*", "",
+        ] {
+            assert!(!rule.applies_to(path), "{path}");
+        }
     }
 }

@@ -61,7 +61,8 @@ pub enum RejectionReason {
     /// The client IP is unknown or not in the key's address list.
     #[serde(alias = "address")]
     ClientIp,
-    /// The key lacks a scope that the route requires.
+    /// The key lacks a scope that the route requires, or the path has no rule in
+    /// [`RequireScope::by_path`](crate::RequireScope::by_path).
     Scope,
     /// The key exceeded one of its rate limits.
     RateLimited,
