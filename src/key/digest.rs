@@ -201,7 +201,7 @@ const INVALID_PEPPER: ParseError =
 fn hash_from<const N: usize>(hash: &[u8]) -> Option<[u8; N]> {
     match hash.try_into() {
         // The text of a shorter hash.
-        Ok(_) if hash.iter().all(u8::is_ascii_graphic) => None,
+        Ok(_) if hash.iter().all(|b| b.is_ascii_graphic() || *b == b' ') => None,
         Ok(bytes) => Some(bytes),
         Err(_) => decode(hash),
     }
