@@ -33,6 +33,7 @@ struct Row {
     created: i64,
     expires: Option<i64>,
     disabled: bool,
+    imported: bool,
     revoked: Option<i64>,
     rotated_from: Option<String>,
     lineage: String,
@@ -61,6 +62,7 @@ impl Row {
             created: key.created_at.as_microsecond(),
             expires: micros(key.expires_at),
             disabled: key.disabled,
+            imported: key.imported,
             revoked: micros(key.revoked_at),
             rotated_from: key.rotated_from.map(|id| id.to_string()),
             lineage: key.lineage.to_string(),
@@ -87,6 +89,7 @@ impl Row {
         key.metadata = serde_json::from_str(&self.metadata)?;
         key.expires_at = time(self.expires)?;
         key.disabled = self.disabled;
+        key.imported = self.imported;
         key.revoked_at = time(self.revoked)?;
         key.rotated_from = self.rotated_from.map(|id| id.parse()).transpose()?;
         key.lineage = self.lineage.parse()?;
