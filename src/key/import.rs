@@ -305,8 +305,8 @@ struct Import<'a> {
     /// When keys were created unless they say otherwise.
     now: Timestamp,
     report: ImportReport,
-    /// The keys that a dry run would have created.
-    checked: HashMap<KeyId, u64>,
+    /// When the keys that a dry run would have created were created, and their fingerprints.
+    checked: HashMap<KeyId, (Timestamp, u64)>,
 }
 
 impl Import<'_> {
@@ -359,9 +359,10 @@ impl Import<'_> {
         let stored: HashMap<_, _> = stored.into_iter().map(|key| (key.id, key)).collect();
         for (key, record) in batch {
             let id = record.key.id;
+            let as_of = |created_at| key.record(&self.issuer.peppers, created_at);
             let is_same = match stored.get(&id) {
                 Some(stored) => {
-                    let imported = key.record(&self.issuer.peppers, stored.created_at);
+                    let imported = as_of(stored.created_at);
                     imported.is_ok_and(|it| comparable(&it.key) == comparable(stored))
                 }
                 None if actor.is_some() && !existing.contains(&id) => {
@@ -371,9 +372,12 @@ impl Import<'_> {
                 // It existed, and was deleted meanwhile.
                 None if actor.is_some() => false,
                 None => match self.checked.entry(id) {
-                    Entry::Occupied(first) => *first.get() == fingerprint(&record.key),
+                    Entry::Occupied(first) => {
+                        let &(created_at, first) = first.get();
+                        as_of(created_at).is_ok_and(|it| fingerprint(&it.key) == first)
+                    }
                     Entry::Vacant(place) => {
-                        place.insert(fingerprint(&record.key));
+                        place.insert((record.key.created_at, fingerprint(&record.key)));
                         self.report.imported += 1;
                         continue;
                     }
@@ -403,4 +407,44 @@ fn fingerprint(key: &Key) -> u64 {
     let mut hasher = DefaultHasher::new();
     format!("{:?}", comparable(key)).hash(&mut hasher);
     hasher.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::MemoryBackend;
+
+    #[tokio::test]
+    async fn dry_run_of_repeated_keys_equals_the_import() {
+        let issuer = Issuer::new("acme").unwrap();
+        let key = |name| ImportedKey::from_secret(NewKey::new(name), "sk-from-another-system");
+        // The first has a time of creation, the second does not, and the third differs.
+        let keys = [
+            key("a").created_at(Timestamp::UNIX_EPOCH),
+            key("a"),
+            key("b"),
+        ];
+        let keys = || tokio_stream::iter(keys.clone());
+        let store = MemoryBackend::new();
+        for report in [
+            issuer.check_import(&store, keys()).await,
+            issuer.import_all(&store, keys(), Actor::SYSTEM).await,
+        ] {
+            let report = report.unwrap();
+            let different = report.different.len();
+            assert_eq!((report.imported, report.existing, different), (1, 1, 1));
+        }
+    }
+
+    #[tokio::test]
+    async fn digests_with_an_unknown_pepper_are_rejected() {
+        let (store, issuer) = (MemoryBackend::new(), Issuer::new("acme").unwrap());
+        let digest = Digest::from_hmac_sha256("old", "0".repeat(64));
+        let key = ImportedKey::from_digest(NewKey::new("a"), digest);
+        let rejected = issuer.import(&store, key.clone(), Actor::SYSTEM).await;
+        assert!(matches!(rejected, Err(IssueError::UnknownPepper)));
+        let peppers = Peppers::new([("old", &[7; 16][..])]).unwrap();
+        let issuer = issuer.peppers(peppers);
+        assert!(issuer.import(&store, key, Actor::SYSTEM).await.is_ok());
+    }
 }
