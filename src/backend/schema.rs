@@ -35,7 +35,8 @@ mod tests {
             let words: Vec<&str> = first.trim_end_matches(';').split(' ').collect();
             let name = |word: usize| {
                 words[word]
-                    .trim_start_matches(['§', '¶'])
+                    .trim_start_matches("{unqualified_prefix}")
+                    .trim_start_matches("{prefix}")
                     .trim_end_matches(',')
             };
             let of = |tables: &[(&str, Vec<&str>)], name| {
@@ -116,7 +117,7 @@ mod tests {
                 assert!(PAGE.contains(&format!("`keytally_{name}`")), "{name}");
                 assert!(contains(&documented, columns), "{name}: {columns:?}");
             }
-            for view in sql.split("CREATE VIEW §").skip(1) {
+            for view in sql.split("CREATE VIEW {prefix}").skip(1) {
                 let name = view.split(' ').next().unwrap();
                 assert!(PAGE.contains(&format!("`keytally_{name}`")), "{name}");
             }

@@ -69,7 +69,7 @@ impl PostgresEngine {
     /// namespaces. It is the same for a configured schema and for one found by the `search_path`.
     fn digits(&self) -> String {
         let schema = self.names.schema_in_sql();
-        let name = format!("'\"' || coalesce({schema}, '') || '\".¶'");
+        let name = format!("'\"' || coalesce({schema}, '') || '\".{{unqualified_prefix}}'");
         let digits = format!("left(encode(sha256(convert_to({name}, 'UTF8')), 'hex'), 16)");
         self.names.sql(&digits)
     }

@@ -102,7 +102,7 @@ impl PostgresEngine {
         day: Date,
     ) -> Result<(), SqlError> {
         let next = day.tomorrow().map_err(decode)?;
-        let first = format!("§requests_{}", day.strftime("%Y%m%d"));
+        let first = format!("{{prefix}}requests_{}", day.strftime("%Y%m%d"));
         // The name may be taken by a detached partition or any other table.
         let others = (2..=MAX_NAMES).map(|n| format!("{first}_{n}"));
         let mut taken = Ok(());
@@ -112,9 +112,9 @@ impl PostgresEngine {
             }
             // Creating a table and attaching it does not block readers and writers of the other partitions.
             let create = format!(
-                "CREATE TABLE {name} (LIKE §requests INCLUDING DEFAULTS INCLUDING CONSTRAINTS
+                "CREATE TABLE {name} (LIKE {{prefix}}requests INCLUDING DEFAULTS INCLUDING CONSTRAINTS
                     INCLUDING INDEXES INCLUDING STORAGE);
-                ALTER TABLE §requests ATTACH PARTITION {name}
+                ALTER TABLE {{prefix}}requests ATTACH PARTITION {name}
                     FOR VALUES FROM ('{day} 00:00:00+00') TO ('{next} 00:00:00+00')"
             );
             session.execute_script("SAVEPOINT making").await?;
@@ -169,11 +169,11 @@ impl PostgresEngine {
         };
         let list = format!(
             "SELECT format('%I.%I', n.nspname, c.relname) AS name,
-                c.relname ~ '^¶requests_[0-9]{{8}}(_[2-9])?$' AS own, {} AS begins, {} AS ends
+                c.relname ~ '^{{unqualified_prefix}}requests_[0-9]{{8}}(_[2-9])?$' AS own, {} AS begins, {} AS ends
             FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
             JOIN pg_namespace n ON n.oid = c.relnamespace,
             LATERAL pg_get_expr(c.relpartbound, c.oid) AS bound
-            WHERE i.inhparent = to_regclass('§requests') AND NOT i.inhdetachpending
+            WHERE i.inhparent = to_regclass('{{prefix}}requests') AND NOT i.inhdetachpending
                 AND bound IS NOT NULL
             ORDER BY begins",
             bound("FROM", "-infinity"),
@@ -227,8 +227,8 @@ impl PostgresEngine {
 
     /// Records the highest position of a batch with requests before a time.
     async fn record_pruned(&self, before: i64) -> Result<(), SqlError> {
-        let update = "UPDATE §log_pruned SET position = greatest(position,
-            (SELECT max(position) FROM §log_batches WHERE first < $1))";
+        let update = "UPDATE {prefix}log_pruned SET position = greatest(position,
+            (SELECT max(position) FROM {prefix}log_batches WHERE first < $1))";
         let update = Statement::new(&self.names, update).bind(Value::Time(Some(before)));
         let mut session = self.writer().await?;
         session.execute(update).await?;
@@ -238,12 +238,12 @@ impl PostgresEngine {
     /// Deletes the batches that have no requests left in the log, in small transactions.
     async fn prune_log_batches(&self, before: i64) -> Result<u64, SqlError> {
         let delete =
-            "DELETE FROM §log_batches WHERE position IN (SELECT b.position FROM §log_batches b
+            "DELETE FROM {prefix}log_batches WHERE position IN (SELECT b.position FROM {prefix}log_batches b
             WHERE b.first < $1 AND b.last < $1
-                AND NOT EXISTS (SELECT 1 FROM §requests r
+                AND NOT EXISTS (SELECT 1 FROM {prefix}requests r
                     WHERE r.segment IN (b.segment, b.late_segment) AND r.batch = b.number
                         AND r.time >= b.first AND r.time <= b.last)
-                AND (b.number IS NOT NULL OR NOT EXISTS (SELECT 1 FROM §requests r
+                AND (b.number IS NOT NULL OR NOT EXISTS (SELECT 1 FROM {prefix}requests r
                     WHERE r.batch IS NULL AND r.time >= b.first AND r.time <= b.last))
             ORDER BY b.first LIMIT $2 FOR UPDATE SKIP LOCKED)";
         delete_in_batches(self, delete, Value::Time(Some(before))).await
@@ -255,7 +255,8 @@ impl PostgresEngine {
         session.execute_script(&lock_timeout(timeout)).await?;
         // Detaching first fails if the table is not a partition anymore.
         let name = &partition.name;
-        let drop = format!("ALTER TABLE §requests DETACH PARTITION {name}; DROP TABLE {name}");
+        let drop =
+            format!("ALTER TABLE {{prefix}}requests DETACH PARTITION {name}; DROP TABLE {name}");
         session.execute_script(&self.names.sql(&drop)).await?;
         session.commit().await
     }

@@ -217,7 +217,8 @@ impl BatchWriter<'_> {
         parts: &SegmentParts,
     ) -> Result<Option<Claimed>, SqlError> {
         let names = &self.engine.names;
-        let claim = "WITH claimed AS (INSERT INTO §batches (id, applied_at) VALUES ($1, now())
+        let claim =
+            "WITH claimed AS (INSERT INTO {prefix}batches (id, applied_at) VALUES ($1, now())
                 ON CONFLICT DO NOTHING RETURNING number)
             SELECT number, ";
         let mut claim = Statement::new(names, claim).bind(batch.id);
@@ -271,8 +272,8 @@ impl BatchWriter<'_> {
                 .bytes(id_time_differs(event).then_some(&[1]));
         }
         let copy = self.sql(
-            "COPY §requests (time, id, batch, latency_us, response_bytes, request_bytes, cost, segment, caller_id,
-                kind_id, path, request_id, resource_id, rejection_reason, client_ip, id_time_differs)
+            "COPY {prefix}requests (time, id, batch, latency_us, response_bytes, request_bytes, cost, segment,
+                caller_id, kind_id, path, request_id, resource_id, rejection_reason, client_ip, id_time_differs)
             FROM STDIN (FORMAT binary)",
         );
         let mut copying = self.connection.copy_in_raw(&copy.0).await?;
@@ -300,7 +301,7 @@ impl BatchWriter<'_> {
         if let Some(all) = parts.all() {
             script = format!(
                 "WITH turn AS MATERIALIZED (SELECT pg_advisory_xact_lock({}))
-                INSERT INTO §log_batches (number, first, last, events, segment, late_segment)
+                INSERT INTO {{prefix}}log_batches (number, first, last, events, segment, late_segment)
                 SELECT {}, {}, {}, {} FROM turn; ",
                 self.engine.lock_key(LockKey::LogOrder),
                 claimed.number,
@@ -315,7 +316,7 @@ impl BatchWriter<'_> {
         // In the order of their numbers, which prevents deadlocks.
         for (number, part) in parts.numbered(claimed.segment, claimed.late_segment) {
             script.push_str(&format!(
-                "INSERT INTO §log_segments AS s (number, first, last, events) VALUES ({number}, {})
+                "INSERT INTO {{prefix}}log_segments AS s (number, first, last, events) VALUES ({number}, {})
                 ON CONFLICT (number) DO UPDATE SET first = least(s.first, excluded.first),
                     last = greatest(s.last, excluded.last), events = s.events + excluded.events; ",
                 values(part)?,
@@ -337,10 +338,10 @@ impl BatchWriter<'_> {
         let touch = self.sql(
             "WITH used AS (SELECT id, least(time, now()) AS time
                 FROM UNNEST($1::text[], $2::timestamptz[]) AS used(id, time)),
-            held AS (SELECT k.id FROM §keys k JOIN used ON used.id = k.id
+            held AS (SELECT k.id FROM {prefix}keys k JOIN used ON used.id = k.id
                 WHERE k.last_used_at IS NULL OR k.last_used_at < used.time
                 ORDER BY k.id FOR NO KEY UPDATE OF k)
-            UPDATE §keys k SET last_used_at = greatest(k.last_used_at, used.time)
+            UPDATE {prefix}keys k SET last_used_at = greatest(k.last_used_at, used.time)
             FROM held JOIN used ON used.id = held.id WHERE k.id = held.id",
         );
         sqlx::query(touch)

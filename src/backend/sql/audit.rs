@@ -11,7 +11,7 @@ use super::value::{
 use crate::key::{AuditEntry, AuditQuery, StoreError};
 
 const INSERT: &str =
-    "INSERT INTO §audit_log (id, time, actor, action, key_id, before, after) VALUES ";
+    "INSERT INTO {prefix}audit_log (id, time, actor, action, key_id, before, after) VALUES ";
 
 pub(super) fn insert(names: &Names, entries: &[AuditEntry]) -> Statement {
     let mut sql = Statement::new(names, INSERT);
@@ -31,7 +31,7 @@ pub(super) fn insert(names: &Names, entries: &[AuditEntry]) -> Statement {
 
 /// Selects a page of entries, and one more to detect the last page.
 pub(super) fn page(names: &Names, query: &AuditQuery) -> Result<Statement, StoreError> {
-    let mut sql = Statement::new(names, "SELECT * FROM §audit_log WHERE TRUE");
+    let mut sql = Statement::new(names, "SELECT * FROM {prefix}audit_log WHERE TRUE");
     if let Some(key) = query.key {
         sql.push(" AND key_id = ").push_bind(key);
     }

@@ -65,13 +65,13 @@ fn compacted(row: &impl Row) -> Result<((i64, i64), Value), SqlError> {
 
 /// Compacts the histograms of all callers together that a migration has concatenated, if any.
 pub(super) async fn compact_migrated<E: Engine>(engine: &E) -> Result<(), SqlError> {
-    let marked = "SELECT 1 AS found FROM §pruned WHERE kind = 'not_compacted'";
+    let marked = "SELECT 1 AS found FROM {prefix}pruned WHERE kind = 'not_compacted'";
     let marked = Statement::new(engine.names(), marked);
     if engine.reader().await?.fetch(marked).await?.is_empty() {
         return Ok(());
     }
     let lock = engine.names().dialect.lock_rows();
-    for table in ["§minutes", "§hours", "§days"] {
+    for table in ["{prefix}minutes", "{prefix}hours", "{prefix}days"] {
         let read = format!(
             "SELECT start, kind_id, latency FROM {table} WHERE caller_id = {ALL_CALLERS}
             AND (start, kind_id) > ($1, $2) AND length(latency) > {MAX_LENGTH}
@@ -112,7 +112,7 @@ pub(super) async fn compact_migrated<E: Engine>(engine: &E) -> Result<(), SqlErr
     }
     write(
         engine,
-        "DELETE FROM §pruned WHERE kind = 'not_compacted'",
+        "DELETE FROM {prefix}pruned WHERE kind = 'not_compacted'",
         &[],
     )
     .await

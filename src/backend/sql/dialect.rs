@@ -121,13 +121,13 @@ impl Dialect {
     pub(super) fn create_migrations_table(self) -> &'static str {
         by_dialect!(
             self,
-            sqlite: "CREATE TABLE IF NOT EXISTS §migrations (
+            sqlite: "CREATE TABLE IF NOT EXISTS {prefix}migrations (
                 version INTEGER NOT NULL PRIMARY KEY,
                 name TEXT NOT NULL,
                 checksum TEXT NOT NULL,
                 applied INTEGER NOT NULL
             ) STRICT",
-            postgres: "CREATE TABLE IF NOT EXISTS §migrations (
+            postgres: "CREATE TABLE IF NOT EXISTS {prefix}migrations (
                 version bigint PRIMARY KEY,
                 name text NOT NULL,
                 checksum text NOT NULL,
@@ -177,12 +177,12 @@ impl Dialect {
         by_dialect!(
             self,
             sqlite: (
-                format!("§callers c CROSS JOIN {table} t"),
+                format!("{{prefix}}callers c CROSS JOIN {table} t"),
                 format!("t.caller_id = c.id AND {which}"),
             ),
             postgres: (
                 format!(
-                    "§callers c CROSS JOIN LATERAL
+                    "{{prefix}}callers c CROSS JOIN LATERAL
                     (SELECT * FROM {table} t WHERE t.caller_id = c.id AND {which} OFFSET 0) t"
                 ),
                 "TRUE".into(),
@@ -202,12 +202,12 @@ impl Dialect {
         by_dialect!(
             self,
             sqlite: format!(
-                "SELECT {columns} FROM ({segments}) one CROSS JOIN §requests r
+                "SELECT {columns} FROM ({segments}) one CROSS JOIN {{prefix}}requests r
                 WHERE {which} {order} LIMIT {limit}"
             ),
             postgres: format!(
                 "SELECT {columns} FROM ({segments}) one CROSS JOIN LATERAL
-                (SELECT * FROM §requests r WHERE {which} {order} LIMIT {limit}) r {order} LIMIT {limit}"
+                (SELECT * FROM {{prefix}}requests r WHERE {which} {order} LIMIT {limit}) r {order} LIMIT {limit}"
             ),
         )
     }

@@ -90,7 +90,7 @@ trait Entry: Clone + Eq + hash::Hash + Send + Sync {
 }
 
 impl Entry for Caller {
-    const TABLE: &'static str = "§callers";
+    const TABLE: &'static str = "{prefix}callers";
     const COLUMNS: &'static str = "key_id, owner";
 
     fn digest(&self) -> Hash {
@@ -104,7 +104,7 @@ impl Entry for Caller {
 }
 
 impl Entry for Kind {
-    const TABLE: &'static str = "§kinds";
+    const TABLE: &'static str = "{prefix}kinds";
     const COLUMNS: &'static str =
         "method, endpoint, http_status, grpc_status, outcome, cause, status_class";
 

@@ -15,17 +15,18 @@ use crate::key::{EncryptedSecret, Key, KeyQuery, KeyRecord, KeyStatus, StoreErro
 const SELECT: &str = "SELECT id, name, owner, environment, scopes, limits, addresses, metadata,
     created_at, expires_at, disabled, revoked_at, rotated_from, lineage, last_used_at, hint, digest,
     encrypted_secret IS NOT NULL AS recoverable, imported
-    FROM §keys";
+    FROM {prefix}keys";
 
-const SELECT_ENCRYPTED_SECRET: &str = "SELECT encrypted_secret FROM §keys WHERE id = $1";
+const SELECT_ENCRYPTED_SECRET: &str = "SELECT encrypted_secret FROM {prefix}keys WHERE id = $1";
 
-const INSERT: &str = "INSERT INTO §keys (id, name, name_lower, owner, environment, scopes, limits,
+const INSERT: &str = "INSERT INTO {prefix}keys (id, name, name_lower, owner, environment, scopes, limits,
     addresses, metadata, expires_at, disabled, revoked_at, created_at, rotated_from, lineage, last_used_at, hint,
     digest, encrypted_secret, imported) VALUES ";
 
 /// Updates the mutable columns except `last_used_at`, which the sink writes. The encrypted secret can only be
 /// removed.
-const UPDATE: &str = "UPDATE §keys SET name = $2, name_lower = $3, owner = $4, environment = $5,
+const UPDATE: &str =
+    "UPDATE {prefix}keys SET name = $2, name_lower = $3, owner = $4, environment = $5,
     scopes = $6, limits = $7, addresses = $8, metadata = $9, expires_at = $10, disabled = $11,
     revoked_at = $12, encrypted_secret = CASE WHEN $13 THEN encrypted_secret END
     WHERE id = $1";
@@ -101,7 +102,7 @@ fn mutable(key: &Key) -> [Value; 12] {
 }
 
 pub(super) fn delete(names: &Names, id: KeyId) -> Statement {
-    Statement::new(names, "DELETE FROM §keys WHERE id = $1").bind(id)
+    Statement::new(names, "DELETE FROM {prefix}keys WHERE id = $1").bind(id)
 }
 
 /// Selects a page of keys, and one more to detect the last page.

@@ -1,6 +1,6 @@
 //! Merging rollups by minute into quarters of an hour.
 //!
-//! Both are rows of the same table: a row that starts before the mark `quarter_hours` in §pruned covers its
+//! Both are rows of the same table: a row that starts before the mark `quarter_hours` in the table `pruned` covers its
 //! quarter of an hour. A row that is written after its quarter was merged stays a separate row; totals still
 //! include it.
 
@@ -41,7 +41,7 @@ pub(super) async fn merge_minutes<E: Engine>(engine: &E, before: i64) -> Result<
 }
 
 async fn mark<E: Engine>(engine: &E) -> Result<Option<i64>, SqlError> {
-    let mark = "SELECT before FROM §pruned WHERE kind = 'quarter_hours'";
+    let mark = "SELECT before FROM {prefix}pruned WHERE kind = 'quarter_hours'";
     let mut session = engine.reader().await?;
     let rows = session.fetch(Statement::new(engine.names(), mark)).await?;
     rows.first()
@@ -49,7 +49,7 @@ async fn mark<E: Engine>(engine: &E) -> Result<Option<i64>, SqlError> {
 }
 
 async fn set_mark<E: Engine>(engine: &E, before: i64) -> Result<(), SqlError> {
-    let upsert = "INSERT INTO §pruned AS d (kind, before) VALUES ('quarter_hours', $1)
+    let upsert = "INSERT INTO {prefix}pruned AS d (kind, before) VALUES ('quarter_hours', $1)
         ON CONFLICT (kind) DO UPDATE SET before = excluded.before WHERE d.before < excluded.before";
     write(engine, upsert, &[Value::Time(Some(before))]).await
 }
@@ -60,7 +60,7 @@ async fn first_minute<E: Engine>(
     from: i64,
     before: i64,
 ) -> Result<Option<i64>, SqlError> {
-    let first = "SELECT min(start) AS first FROM §minutes WHERE start >= $1 AND start < $2";
+    let first = "SELECT min(start) AS first FROM {prefix}minutes WHERE start >= $1 AND start < $2";
     let first = Statement::new(engine.names(), first)
         .bind(Value::Time(Some(from)))
         .bind(Value::Time(Some(before)));
@@ -84,7 +84,7 @@ async fn merge_quarter<E: Engine>(engine: &E, quarter: i64) -> Result<u64, SqlEr
         tokio::time::sleep(PAUSE).await;
     }
     if merged > 0 {
-        compact_histograms(engine, "§minutes", quarter).await?;
+        compact_histograms(engine, "{prefix}minutes", quarter).await?;
     }
     Ok(merged)
 }
@@ -98,21 +98,21 @@ async fn merge_some<E: Engine>(
     let dialect = engine.names().dialect;
     let skip = dialect.skip_locked();
     let some = format!(
-        "SELECT {KEY} FROM §minutes WHERE start > $1 AND start < $2 ORDER BY {KEY} LIMIT $3{skip}"
+        "SELECT {KEY} FROM {{prefix}}minutes WHERE start > $1 AND start < $2 ORDER BY {KEY} LIMIT $3{skip}"
     );
     let columns = SUMS.join(", ");
     let sums = SUMS.map(|column| dialect.capped_sum(column)).join(", ");
     let latency = dialect.concat_bytes("latency");
     let merge = |from: &str| {
         format!(
-            "INSERT INTO §minutes AS t (start, {GROUP}, {columns}, latency)
+            "INSERT INTO {{prefix}}minutes AS t (start, {GROUP}, {columns}, latency)
             SELECT $1, {GROUP}, {sums}, {latency} FROM {from} GROUP BY {GROUP} ORDER BY {GROUP}
             ON CONFLICT ({KEY}) DO UPDATE SET {}, {}",
             dialect.add_sums(),
             dialect.add_latency()
         )
     };
-    let delete = format!("DELETE FROM §minutes WHERE ({KEY}) IN ({some})");
+    let delete = format!("DELETE FROM {{prefix}}minutes WHERE ({KEY}) IN ({some})");
     let statement = |template: &str| {
         Statement::new(engine.names(), template)
             .bind(Value::Time(Some(quarter)))
@@ -135,7 +135,7 @@ async fn merge_some<E: Engine>(
         // SQLite has a single writer, so two statements are safe.
         #[cfg(feature = "_sqlite")]
         Dialect::Sqlite => {
-            let some = format!("(SELECT * FROM §minutes WHERE ({KEY}) IN ({some}))");
+            let some = format!("(SELECT * FROM {{prefix}}minutes WHERE ({KEY}) IN ({some}))");
             session.execute(statement(&merge(&some))).await?;
             session.execute(statement(&delete)).await
         }

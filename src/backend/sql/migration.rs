@@ -15,7 +15,7 @@ pub(in crate::backend) struct Migration {
     pub(in crate::backend) version: i64,
     /// A short description.
     pub(in crate::backend) name: &'static str,
-    /// The statements. `§` stands for schema and table prefix, `¶` for the prefix alone.
+    /// The statements. `{prefix}` stands for the schema and the table prefix, `{unqualified_prefix}` for the latter alone.
     pub(in crate::backend) sql: &'static str,
 }
 
@@ -81,7 +81,7 @@ async fn apply_next<E: Engine>(engine: &E, migrations: &[Migration]) -> Result<b
     };
     session.execute_script(&names.sql(migration.sql)).await?;
     let insert =
-        "INSERT INTO §migrations (version, name, checksum, applied) VALUES ($1, $2, $3, $4)";
+        "INSERT INTO {prefix}migrations (version, name, checksum, applied) VALUES ($1, $2, $3, $4)";
     let insert = Statement::new(names, insert)
         .bind(migration.version)
         .bind(migration.name)
@@ -104,7 +104,7 @@ async fn applied<E: Engine>(
         let create = names.sql(names.dialect.create_migrations_table());
         session.execute_script(&create).await?;
     }
-    let list = "SELECT version, checksum FROM §migrations ORDER BY version";
+    let list = "SELECT version, checksum FROM {prefix}migrations ORDER BY version";
     let rows = session.fetch(Statement::new(names, list)).await?;
     rows.iter()
         .map(|row| Ok((required(row.integer("version")?)?, text(row, "checksum")?)))

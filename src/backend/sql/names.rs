@@ -101,33 +101,33 @@ impl Names {
         match self.dialect {
             #[cfg(feature = "_sqlite")]
             Dialect::Sqlite => {
-                "SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = '¶migrations'".into()
+                "SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = '{unqualified_prefix}migrations'".into()
             }
             // Only in this schema, not elsewhere on the `search_path`.
             #[cfg(feature = "postgres")]
             Dialect::Postgres => format!(
-                "SELECT 1 FROM pg_tables WHERE tablename = '¶migrations' AND schemaname = {}",
+                "SELECT 1 FROM pg_tables WHERE tablename = '{{unqualified_prefix}}migrations' AND schemaname = {}",
                 self.schema_in_sql()
             ),
         }
     }
 
-    /// Replaces placeholders by table names: `§keys` by the qualified name `keytally_keys`, `¶keys` by the name
-    /// without the schema.
+    /// Replaces the placeholders of prefixes: `{prefix}keys` becomes a name that is qualified with the schema,
+    /// `{unqualified_prefix}keys` one without it.
     pub(in crate::backend) fn sql(&self, template: &str) -> String {
         let qualified = match &self.schema {
             Some(SqlName(schema)) => format!("\"{schema}\".{}", self.prefix.0),
             None => self.prefix.0.to_string(),
         };
         template
-            .replace('§', &qualified)
-            .replace('¶', &self.prefix.0)
+            .replace("{prefix}", &qualified)
+            .replace("{unqualified_prefix}", &self.prefix.0)
     }
 }
 
 impl fmt::Debug for Names {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.sql("§"))
+        f.write_str(&self.sql("{prefix}"))
     }
 }
 
@@ -141,9 +141,14 @@ mod tests {
     fn prefixes_and_schemas_are_plain_identifiers() {
         for text in ["keytally_", "_", "a1", &"a".repeat(32)] {
             let name = SqlName::new(text).unwrap();
-            assert_eq!(Names::new(ANY).with_prefix(name.clone()).sql("¶"), text);
+            assert_eq!(
+                Names::new(ANY)
+                    .with_prefix(name.clone())
+                    .sql("{unqualified_prefix}"),
+                text
+            );
             let schema = Names::new(ANY).with_schema(name);
-            assert_eq!(schema.sql("§x"), format!("\"{text}\".keytally_x"));
+            assert_eq!(schema.sql("{prefix}x"), format!("\"{text}\".keytally_x"));
         }
         for text in [
             "",
@@ -169,12 +174,12 @@ mod tests {
     fn table_placeholders_are_replaced() {
         let names = Names::new(ANY).with_prefix(SqlName::from_static("app_"));
         assert_eq!(
-            names.sql("SELECT * FROM §keys, §batches"),
+            names.sql("SELECT * FROM {prefix}keys, {prefix}batches"),
             "SELECT * FROM app_keys, app_batches"
         );
         let names = names.with_schema(SqlName::from_static("gateway"));
         assert_eq!(
-            names.sql("CREATE INDEX ¶by ON §keys"),
+            names.sql("CREATE INDEX {unqualified_prefix}by ON {prefix}keys"),
             "CREATE INDEX app_by ON \"gateway\".app_keys"
         );
     }

@@ -27,11 +27,11 @@ pub(super) async fn scan<S: Session>(
 ) -> Result<Option<Scanned>, SqlError> {
     let has_batches = names.dialect.has_partitioned_log();
     let highest = if has_batches {
-        "SELECT (SELECT coalesce(max(position), 0) FROM §log_batches) AS highest,
-            (SELECT position FROM §log_pruned) AS dropped"
+        "SELECT (SELECT coalesce(max(position), 0) FROM {prefix}log_batches) AS highest,
+            (SELECT position FROM {prefix}log_pruned) AS dropped"
     } else {
-        "SELECT (SELECT coalesce(max(row), 0) FROM §requests) AS highest,
-            (SELECT position FROM §log_pruned) AS dropped"
+        "SELECT (SELECT coalesce(max(row), 0) FROM {prefix}requests) AS highest,
+            (SELECT position FROM {prefix}log_pruned) AS dropped"
     };
     let rows = session.fetch(Statement::new(names, highest)).await?;
     let row = required(rows.first())?;
@@ -58,7 +58,7 @@ async fn scan_rows<S: Session>(
 ) -> Result<Scanned, SqlError> {
     let rows = format!(
         "SELECT r.row AS position, {COLUMNS}, {ATTRIBUTES}
-        FROM §requests r {JOIN_ATTRIBUTES}
+        FROM {{prefix}}requests r {JOIN_ATTRIBUTES}
         WHERE r.row > $1 ORDER BY r.row LIMIT $2"
     );
     let rows = Statement::new(names, &rows)
@@ -162,7 +162,7 @@ async fn batches_from<S: Session>(
     position: u64,
 ) -> Result<Vec<LogBatch>, SqlError> {
     let batches =
-        "SELECT position, number, segment, late_segment, first, last, events FROM §log_batches
+        "SELECT position, number, segment, late_segment, first, last, events FROM {prefix}log_batches
         WHERE position >= $1 ORDER BY position LIMIT $2";
     let batches = Statement::new(names, batches)
         .bind(position.cast_signed())
@@ -211,7 +211,7 @@ async fn numbered<S: Session>(
         names,
         &format!(
             "SELECT b.position, {COLUMNS}, {ATTRIBUTES}
-            FROM (VALUES {}) AS b (number, position) JOIN §requests r ON r.batch = b.number
+            FROM (VALUES {}) AS b (number, position) JOIN {{prefix}}requests r ON r.batch = b.number
             {JOIN_ATTRIBUTES}
             WHERE {in_segments} AND r.time >= {first} AND r.time <= {last}",
             values.join(", ")
@@ -236,7 +236,7 @@ async fn unnumbered<S: Session>(
     };
     let events = format!(
         "SELECT {COLUMNS}, {ATTRIBUTES}
-        FROM §requests r {JOIN_ATTRIBUTES}
+        FROM {{prefix}}requests r {JOIN_ATTRIBUTES}
         WHERE r.batch IS NULL AND r.time >= $1 AND r.time <= $2 AND (r.time, r.id) > ($1, $3)
         ORDER BY r.time, r.id LIMIT $4"
     );

@@ -220,8 +220,8 @@ async fn prune<E: Engine>(
 async fn prune_segments<E: Engine>(engine: &E, before: i64) -> Result<u64, SqlError> {
     let skip = engine.names().dialect.skip_locked();
     let delete = format!(
-        "DELETE FROM §log_segments WHERE number IN (SELECT s.number FROM §log_segments s
-        WHERE s.last < $1 AND NOT EXISTS (SELECT 1 FROM §requests r
+        "DELETE FROM {{prefix}}log_segments WHERE number IN (SELECT s.number FROM {{prefix}}log_segments s
+        WHERE s.last < $1 AND NOT EXISTS (SELECT 1 FROM {{prefix}}requests r
             WHERE r.segment = s.number AND r.time >= s.first AND r.time <= s.last)
         ORDER BY s.number LIMIT $2{skip})"
     );
@@ -231,36 +231,45 @@ async fn prune_segments<E: Engine>(engine: &E, before: i64) -> Result<u64, SqlEr
 /// Prunes minutes and quarters of an hour, after recording it: readers must use hours before the first row is
 /// deleted.
 async fn prune_minutes<E: Engine>(engine: &E, before: i64) -> Result<u64, SqlError> {
-    let upsert = "INSERT INTO §pruned AS d (kind, before) VALUES ('minutes', $1)
+    let upsert = "INSERT INTO {prefix}pruned AS d (kind, before) VALUES ('minutes', $1)
         ON CONFLICT (kind) DO UPDATE SET before = excluded.before WHERE d.before < excluded.before";
     write(engine, upsert, &[Value::Time(Some(before))]).await?;
     let key = "caller_id, start, kind_id";
-    delete(engine, "§minutes", key, "start", before).await
+    delete(engine, "{prefix}minutes", key, "start", before).await
 }
 
 /// Prunes hours and days. Readers ignore the remaining ones meanwhile, so that results from hours agree with those
 /// from days.
 async fn prune_hours<E: Engine>(engine: &E, before: i64) -> Result<u64, SqlError> {
     // The mark may move back, so that a clock that was ahead does not hide later rollups.
-    let mark = "INSERT INTO §pruned (kind, before) VALUES ('hours', $1)
+    let mark = "INSERT INTO {prefix}pruned (kind, before) VALUES ('hours', $1)
         ON CONFLICT (kind) DO UPDATE SET before = excluded.before";
     write(engine, mark, &[Value::Time(Some(before))]).await?;
     // The same for good, since later writes may add single hours before it.
-    let ever = "INSERT INTO §pruned AS d (kind, before) VALUES ('pruned_hours', $1)
+    let ever = "INSERT INTO {prefix}pruned AS d (kind, before) VALUES ('pruned_hours', $1)
         ON CONFLICT (kind) DO UPDATE SET before = excluded.before WHERE d.before < excluded.before";
     write(engine, ever, &[Value::Time(Some(before))]).await?;
     let (mut failure, key) = (FirstFailure::default(), "caller_id, start, kind_id");
-    failure.record(delete(engine, "§days", key, "start", before).await);
-    let pruned = failure.record(delete(engine, "§hours", key, "start", before).await);
-    failure.record(delete(engine, "§hours_by_outcome", key, "start", before).await);
-    failure.record(delete(engine, "§caller_totals", "hours, start", "start", before).await);
+    failure.record(delete(engine, "{prefix}days", key, "start", before).await);
+    let pruned = failure.record(delete(engine, "{prefix}hours", key, "start", before).await);
+    failure.record(delete(engine, "{prefix}hours_by_outcome", key, "start", before).await);
+    failure.record(
+        delete(
+            engine,
+            "{prefix}caller_totals",
+            "hours, start",
+            "start",
+            before,
+        )
+        .await,
+    );
     let pruned = failure.into_result(pruned)?;
     // Later writes to that time are counted again. Rows that a batch had locked are left for the next pass.
-    let done = "DELETE FROM §pruned WHERE kind = 'hours' AND before <= $1
-        AND NOT EXISTS (SELECT 1 FROM §days WHERE start < $1)
-        AND NOT EXISTS (SELECT 1 FROM §hours WHERE start < $1)
-        AND NOT EXISTS (SELECT 1 FROM §hours_by_outcome WHERE start < $1)
-        AND NOT EXISTS (SELECT 1 FROM §caller_totals WHERE start < $1)";
+    let done = "DELETE FROM {prefix}pruned WHERE kind = 'hours' AND before <= $1
+        AND NOT EXISTS (SELECT 1 FROM {prefix}days WHERE start < $1)
+        AND NOT EXISTS (SELECT 1 FROM {prefix}hours WHERE start < $1)
+        AND NOT EXISTS (SELECT 1 FROM {prefix}hours_by_outcome WHERE start < $1)
+        AND NOT EXISTS (SELECT 1 FROM {prefix}caller_totals WHERE start < $1)";
     write(engine, done, &[Value::Time(Some(before))]).await?;
     Ok(pruned)
 }
@@ -277,7 +286,14 @@ async fn prune_batches<E: Engine>(
     let Some(before) = before(newest.min(now), retention.batches) else {
         return Ok(0);
     };
-    delete(engine, "§batches", "id", "applied_at", as_micros(before)).await
+    delete(
+        engine,
+        "{prefix}batches",
+        "id",
+        "applied_at",
+        as_micros(before),
+    )
+    .await
 }
 
 /// The time before which rows are pruned; `None` to keep all.
@@ -303,7 +319,7 @@ async fn delete<E: Engine>(
 }
 
 async fn newest_batch<E: Engine>(engine: &E) -> Result<Option<Timestamp>, SqlError> {
-    let newest = "SELECT max(applied_at) AS newest FROM §batches";
+    let newest = "SELECT max(applied_at) AS newest FROM {prefix}batches";
     let mut session = engine.reader().await?;
     let rows = session
         .fetch(Statement::new(engine.names(), newest))
@@ -334,9 +350,9 @@ async fn prune_dictionaries<E: Engine>(
     let skip = dialect.skip_locked();
     let (first, first_logged) = (dialect.seconds("u.first"), dialect.seconds("s.first"));
     for (table, rollups, column) in [
-        ("§callers", "h.caller_id = d.id", "r.caller_id"),
+        ("{prefix}callers", "h.caller_id = d.id", "r.caller_id"),
         (
-            "§kinds",
+            "{prefix}kinds",
             "h.caller_id = 0 AND h.kind_id = d.id",
             "r.kind_id",
         ),
@@ -344,10 +360,10 @@ async fn prune_dictionaries<E: Engine>(
         let template = format!(
             "DELETE FROM {table} WHERE id IN
             (SELECT d.id FROM {table} d WHERE d.last_seen_day < $1
-                AND NOT EXISTS (SELECT 1 FROM §rollup_records u
+                AND NOT EXISTS (SELECT 1 FROM {{prefix}}rollup_records u
                     WHERE NOT unreadable AND {first} / 86400 < $1)
-                AND NOT EXISTS (SELECT 1 FROM §hours h WHERE {rollups})
-                AND NOT EXISTS (SELECT 1 FROM §log_segments s CROSS JOIN §requests r
+                AND NOT EXISTS (SELECT 1 FROM {{prefix}}hours h WHERE {rollups})
+                AND NOT EXISTS (SELECT 1 FROM {{prefix}}log_segments s CROSS JOIN {{prefix}}requests r
                     WHERE {first_logged} / 86400 < $1 AND r.segment = s.number AND {column} = d.id
                         AND r.time >= s.first AND r.time <= s.last)
                 ORDER BY d.id LIMIT $2{skip})

@@ -76,7 +76,7 @@ impl RollupRecord {
 
     /// Inserts the record.
     pub(in crate::backend) fn insert(self, names: &Names, is_ready: bool) -> Statement {
-        let insert = "INSERT INTO §rollup_records (format, ready, first, last, rollups)
+        let insert = "INSERT INTO {prefix}rollup_records (format, ready, first, last, rollups)
             VALUES ($1, $2, $3, $4, $5)";
         Statement::new(names, insert)
             .bind(i64::from(VERSION))

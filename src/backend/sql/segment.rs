@@ -114,13 +114,13 @@ impl SegmentParts {
             names,
             &format!(
                 "coalesce(
-                    (SELECT number FROM (SELECT * FROM §log_segments WHERE number > 0
+                    (SELECT number FROM (SELECT * FROM {{prefix}}log_segments WHERE number > 0
                         ORDER BY number DESC LIMIT {OPEN}) s
                     WHERE events < {FULL} AND first <= {before} AND last <= {until} AND last >= {since}
                     ORDER BY last DESC LIMIT 1),
-                    (SELECT max(number) + 1 FROM §log_segments WHERE number > 0), 1) AS segment,
+                    (SELECT max(number) + 1 FROM {{prefix}}log_segments WHERE number > 0), 1) AS segment,
                 coalesce((SELECT CASE WHEN events < {FULL} THEN number ELSE number - 1 END
-                    FROM §log_segments WHERE number < 0 ORDER BY number LIMIT 1), -1) AS late_segment"
+                    FROM {{prefix}}log_segments WHERE number < 0 ORDER BY number LIMIT 1), -1) AS late_segment"
             ),
         );
     }

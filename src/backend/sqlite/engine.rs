@@ -132,22 +132,22 @@ impl Engine for SqliteEngine {
     }
 
     async fn prune_log(&self, before: i64) -> Result<u64, SqlError> {
-        let segments = "SELECT number FROM §log_segments WHERE first < $1 ORDER BY number";
+        let segments = "SELECT number FROM {prefix}log_segments WHERE first < $1 ORDER BY number";
         let segments = Statement::new(&self.names, segments).bind(before);
         let rows = self.reader().await?.fetch(segments).await?;
         let mut deleted = 0;
         for row in rows {
             let number = Row::integer(&row, "number")?.ok_or(SqlError::RowNotFound)?;
             let requests = format!(
-                "DELETE FROM §requests WHERE row IN (SELECT row FROM §requests
+                "DELETE FROM {{prefix}}requests WHERE row IN (SELECT row FROM {{prefix}}requests
                 WHERE segment = {number} AND time < $1 LIMIT $2)"
             );
             let before = Value::Time(Some(before));
             deleted += delete_in_batches(self, &requests, before).await?;
             // Later passes skip the segment, unless there are more such requests.
             let first = format!(
-                "UPDATE §log_segments SET first = coalesce(
-                    (SELECT min(time) FROM §requests WHERE segment = {number}), last)
+                "UPDATE {{prefix}}log_segments SET first = coalesce(
+                    (SELECT min(time) FROM {{prefix}}requests WHERE segment = {number}), last)
                 WHERE number = {number}"
             );
             let mut session = self.writer().await?;

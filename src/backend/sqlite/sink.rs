@@ -58,7 +58,8 @@ impl SqliteBackend {
     ) -> Result<bool, SqlError> {
         let engine = &self.0.engine;
         let mut session = engine.writer().await?;
-        let claim = "INSERT INTO §batches (id, applied_at) VALUES ($1, $2) ON CONFLICT DO NOTHING";
+        let claim =
+            "INSERT INTO {prefix}batches (id, applied_at) VALUES ($1, $2) ON CONFLICT DO NOTHING";
         let claim = Statement::new(&engine.names, claim)
             .bind(batch.id)
             .bind(as_micros(Timestamp::now()));
@@ -107,8 +108,8 @@ impl BatchWriter<'_> {
 
     async fn log(&mut self, grouped: &BatchRollup<'_>, numbers: &Numbers) -> Result<(), SqlError> {
         let insert = self.sql(
-            "INSERT OR FAIL INTO §requests (row, time, id, latency_us, response_bytes, request_bytes, cost, segment,
-                caller_id, kind_id, path, request_id, resource_id, rejection_reason, client_ip, id_time_differs)
+            "INSERT OR FAIL INTO {prefix}requests (row, time, id, latency_us, response_bytes, request_bytes, cost,
+                segment, caller_id, kind_id, path, request_id, resource_id, rejection_reason, client_ip, id_time_differs)
             VALUES ",
         );
         let keep = self.backend.0.sampling;
@@ -123,7 +124,8 @@ impl BatchWriter<'_> {
         rows.sort_by_key(|&(_, series)| series);
         // Cursors require that row numbers are never reused.
         let last = self.sql(
-            "SELECT max(coalesce((SELECT max(row) FROM §requests), 0), (SELECT position FROM §log_pruned))",
+            "SELECT max(coalesce((SELECT max(row) FROM {prefix}requests), 0),
+                (SELECT position FROM {prefix}log_pruned))",
         );
         let mut row: i64 = sqlx::query_scalar(AssertSqlSafe(last))
             .fetch_one(self.connection())
@@ -171,7 +173,7 @@ impl BatchWriter<'_> {
                 last,
                 events,
             } = part;
-            let upsert = "INSERT INTO §log_segments AS s (number, first, last, events)
+            let upsert = "INSERT INTO {prefix}log_segments AS s (number, first, last, events)
                 VALUES ($1, $2, $3, $4)
                 ON CONFLICT (number) DO UPDATE SET first = min(s.first, excluded.first),
                     last = max(s.last, excluded.last), events = s.events + excluded.events";
@@ -188,7 +190,7 @@ impl BatchWriter<'_> {
     /// Updates the last use of keys.
     async fn update_last_used(&mut self, used: &[(KeyId, i64)]) -> Result<(), SqlError> {
         let touch = self.sql(
-            ") UPDATE §keys AS k SET last_used_at = used.time FROM used
+            ") UPDATE {prefix}keys AS k SET last_used_at = used.time FROM used
             WHERE k.id = used.id AND (k.last_used_at IS NULL OR k.last_used_at < used.time)",
         );
         for used in used.chunks(ROWS) {

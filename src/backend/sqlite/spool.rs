@@ -94,7 +94,7 @@ impl SqliteSpool {
     ///
     /// [`SpoolError`] if the file cannot be read.
     pub async fn event_count(&self) -> Result<u64, SpoolError> {
-        let sql = "SELECT coalesce(sum(events), 0) FROM §batches";
+        let sql = "SELECT coalesce(sum(events), 0) FROM {prefix}batches";
         let row = sqlx::query(self.sql(sql)).fetch_one(&self.0.writer);
         let events: Result<i64, _> = row.await.and_then(|row| row.try_get(0));
         events.map(i64::cast_unsigned).map_err(SpoolError::new)
@@ -107,7 +107,7 @@ impl SqliteSpool {
     async fn add(&self, batch: &Batch) -> Result<(), sqlx::Error> {
         let text =
             serde_json::to_string(batch).map_err(|error| sqlx::Error::Encode(error.into()))?;
-        let sql = "INSERT INTO §batches (id, events, checksum, batch) VALUES (?, ?, ?, ?)
+        let sql = "INSERT INTO {prefix}batches (id, events, checksum, batch) VALUES (?, ?, ?, ?)
             ON CONFLICT (id) DO NOTHING";
         sqlx::query(self.sql(sql))
             .bind(&batch.id.as_bytes()[..])
@@ -121,8 +121,8 @@ impl SqliteSpool {
 
     async fn oldest(&self, behind: Option<Uuid>) -> Result<Option<Spooled>, sqlx::Error> {
         // As bytes, since a corrupt batch may not be valid text.
-        let sql = "SELECT id, events, checksum, CAST(batch AS BLOB) FROM §batches
-            WHERE place > coalesce((SELECT place FROM §batches WHERE id = ?), 0)
+        let sql = "SELECT id, events, checksum, CAST(batch AS BLOB) FROM {prefix}batches
+            WHERE place > coalesce((SELECT place FROM {prefix}batches WHERE id = ?), 0)
             ORDER BY place LIMIT 1";
         let row = sqlx::query(self.sql(sql))
             .bind(behind.map(|id| id.as_bytes().to_vec()))
@@ -131,7 +131,7 @@ impl SqliteSpool {
     }
 
     async fn delete(&self, id: Uuid) -> Result<(), sqlx::Error> {
-        let sql = "DELETE FROM §batches WHERE id = ?";
+        let sql = "DELETE FROM {prefix}batches WHERE id = ?";
         sqlx::query(self.sql(sql))
             .bind(&id.as_bytes()[..])
             .execute(&self.0.writer)
@@ -144,8 +144,7 @@ impl SqliteSpool {
     /// Returns disk space to the file system once the spool is empty. Stops after [`MAX_SHRINK_TIME`]; continues
     /// when the spool is next emptied or opened.
     async fn shrink(&self) -> Result<(), sqlx::Error> {
-        let sql =
-            "SELECT EXISTS (SELECT 1 FROM §batches), freelist_count FROM pragma_freelist_count";
+        let sql = "SELECT EXISTS (SELECT 1 FROM {prefix}batches), freelist_count FROM pragma_freelist_count";
         let started = Instant::now();
         let mut before = i64::MAX;
         loop {
@@ -167,9 +166,9 @@ impl SqliteSpool {
     async fn put_aside(&self, id: Uuid) -> Result<(), sqlx::Error> {
         let mut tx = begin(&self.0.writer, "BEGIN IMMEDIATE").await?;
         for sql in [
-            "INSERT INTO §unreadable SELECT place, id, events, checksum, batch FROM §batches
+            "INSERT INTO {prefix}unreadable SELECT place, id, events, checksum, batch FROM {prefix}batches
                 WHERE id = ?",
-            "DELETE FROM §batches WHERE id = ?",
+            "DELETE FROM {prefix}batches WHERE id = ?",
         ] {
             sqlx::query(self.sql(sql))
                 .bind(&id.as_bytes()[..])

@@ -1,6 +1,6 @@
 -- Blocks writers of earlier versions, whose usage would be lost. Readers are not blocked until the tables are replaced.
 SET LOCAL lock_timeout = '1min';
-LOCK TABLE §batches, §series, §requests, §minutes, §hours, §days, §key_minutes, §key_hours IN SHARE MODE;
+LOCK TABLE {prefix}batches, {prefix}series, {prefix}requests, {prefix}minutes, {prefix}hours, {prefix}days, {prefix}key_minutes, {prefix}key_hours IN SHARE MODE;
 SET LOCAL work_mem = '64MB';
 -- The bounds of partitions are formatted according to these.
 SET LOCAL timezone = 'UTC';
@@ -11,16 +11,16 @@ BEGIN
     SELECT string_agg(DISTINCT w.ev_class::regclass::text, ', ') INTO views
     FROM pg_depend d JOIN pg_rewrite w ON w.oid = d.objid
     WHERE d.classid = 'pg_rewrite'::regclass AND d.refclassid = 'pg_class'::regclass
-        AND d.refobjid IN ('§series'::regclass, '§requests'::regclass, '§minutes'::regclass, '§hours'::regclass,
-            '§days'::regclass, '§key_minutes'::regclass, '§key_hours'::regclass)
-        AND w.ev_class NOT IN ('§request_log'::regclass, '§usage_by_minute'::regclass, '§usage_by_hour'::regclass);
+        AND d.refobjid IN ('{prefix}series'::regclass, '{prefix}requests'::regclass, '{prefix}minutes'::regclass, '{prefix}hours'::regclass,
+            '{prefix}days'::regclass, '{prefix}key_minutes'::regclass, '{prefix}key_hours'::regclass)
+        AND w.ev_class NOT IN ('{prefix}request_log'::regclass, '{prefix}usage_by_minute'::regclass, '{prefix}usage_by_hour'::regclass);
     IF views IS NOT NULL THEN
         RAISE EXCEPTION 'views on tables that will be replaced: %', views
-            USING HINT = 'Drop them, and let them select from ¶request_log, ¶usage_by_minute or ¶usage_by_hour.';
+            USING HINT = 'Drop them, and let them select from {unqualified_prefix}request_log, {unqualified_prefix}usage_by_minute or {unqualified_prefix}usage_by_hour.';
     END IF;
 END $$;
 
-CREATE TABLE §callers (
+CREATE TABLE {prefix}callers (
     id integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     hash bytea NOT NULL UNIQUE,
     key_id text COLLATE "C",
@@ -28,15 +28,15 @@ CREATE TABLE §callers (
     last_seen_day bigint NOT NULL,
     token bigint NOT NULL
 );
-COMMENT ON TABLE §callers IS 'The key and the owner of requests, referenced by caller_id.';
-COMMENT ON COLUMN §callers.id IS 'Referenced by caller_id in other tables.';
-COMMENT ON COLUMN §callers.hash IS 'A hash of key_id and owner.';
-COMMENT ON COLUMN §callers.key_id IS 'The key of the request. NULL for anonymous requests.';
-COMMENT ON COLUMN §callers.owner IS 'The key''s owner at the time of the request.';
-COMMENT ON COLUMN §callers.last_seen_day IS 'The last day of a recorded request, in days since 1970-01-01.';
-COMMENT ON COLUMN §callers.token IS 'A random number, by which writers detect that the database was restored.';
+COMMENT ON TABLE {prefix}callers IS 'The key and the owner of requests, referenced by caller_id.';
+COMMENT ON COLUMN {prefix}callers.id IS 'Referenced by caller_id in other tables.';
+COMMENT ON COLUMN {prefix}callers.hash IS 'A hash of key_id and owner.';
+COMMENT ON COLUMN {prefix}callers.key_id IS 'The key of the request. NULL for anonymous requests.';
+COMMENT ON COLUMN {prefix}callers.owner IS 'The key''s owner at the time of the request.';
+COMMENT ON COLUMN {prefix}callers.last_seen_day IS 'The last day of a recorded request, in days since 1970-01-01.';
+COMMENT ON COLUMN {prefix}callers.token IS 'A random number, by which writers detect that the database was restored.';
 
-CREATE TABLE §kinds (
+CREATE TABLE {prefix}kinds (
     id integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     hash bytea NOT NULL UNIQUE,
     method text NOT NULL,
@@ -49,42 +49,42 @@ CREATE TABLE §kinds (
     last_seen_day bigint NOT NULL,
     token bigint NOT NULL
 );
-COMMENT ON TABLE §kinds IS 'Attributes that many requests share, referenced by kind_id.';
-COMMENT ON COLUMN §kinds.id IS 'Referenced by kind_id in other tables.';
-COMMENT ON COLUMN §kinds.hash IS 'A hash of the attributes from method to cause.';
-COMMENT ON COLUMN §kinds.method IS 'The HTTP method, or OTHER.';
-COMMENT ON COLUMN §kinds.endpoint IS 'The route template, or the full name of a gRPC method.';
-COMMENT ON COLUMN §kinds.http_status IS 'The HTTP status. NULL for gRPC and without a response.';
-COMMENT ON COLUMN §kinds.grpc_status IS 'The gRPC status code. NULL for HTTP and without a response.';
-COMMENT ON COLUMN §kinds.outcome IS 'completed, failed or rate_limited.';
-COMMENT ON COLUMN §kinds.cause IS 'Why the request failed. NULL unless it did.';
-COMMENT ON COLUMN §kinds.status_class IS '2xx and so on; none without a response.';
-COMMENT ON COLUMN §kinds.last_seen_day IS 'The last day of a recorded request, in days since 1970-01-01.';
-COMMENT ON COLUMN §kinds.token IS 'A random number, by which writers detect that the database was restored.';
+COMMENT ON TABLE {prefix}kinds IS 'Attributes that many requests share, referenced by kind_id.';
+COMMENT ON COLUMN {prefix}kinds.id IS 'Referenced by kind_id in other tables.';
+COMMENT ON COLUMN {prefix}kinds.hash IS 'A hash of the attributes from method to cause.';
+COMMENT ON COLUMN {prefix}kinds.method IS 'The HTTP method, or OTHER.';
+COMMENT ON COLUMN {prefix}kinds.endpoint IS 'The route template, or the full name of a gRPC method.';
+COMMENT ON COLUMN {prefix}kinds.http_status IS 'The HTTP status. NULL for gRPC and without a response.';
+COMMENT ON COLUMN {prefix}kinds.grpc_status IS 'The gRPC status code. NULL for HTTP and without a response.';
+COMMENT ON COLUMN {prefix}kinds.outcome IS 'completed, failed or rate_limited.';
+COMMENT ON COLUMN {prefix}kinds.cause IS 'Why the request failed. NULL unless it did.';
+COMMENT ON COLUMN {prefix}kinds.status_class IS '2xx and so on; none without a response.';
+COMMENT ON COLUMN {prefix}kinds.last_seen_day IS 'The last day of a recorded request, in days since 1970-01-01.';
+COMMENT ON COLUMN {prefix}kinds.token IS 'A random number, by which writers detect that the database was restored.';
 
-CREATE TABLE §series_numbers AS
+CREATE TABLE {prefix}series_numbers AS
     SELECT *, dense_rank() OVER (ORDER BY key_id, owner)::integer AS caller_id,
         dense_rank() OVER (ORDER BY method, endpoint, http_status, grpc_status, outcome, cause,
             status_class)::integer AS kind_id
-    FROM §series;
+    FROM {prefix}series;
 -- Any unique hash will do: a caller or a kind that is written again gets another row.
-INSERT INTO §callers (id, hash, key_id, owner, last_seen_day, token) OVERRIDING SYSTEM VALUE
+INSERT INTO {prefix}callers (id, hash, key_id, owner, last_seen_day, token) OVERRIDING SYSTEM VALUE
     SELECT DISTINCT ON (caller_id) caller_id, hash, key_id, owner,
         max(last_seen_day) OVER (PARTITION BY caller_id), (random() * 1e15)::bigint
-    FROM §series_numbers ORDER BY caller_id, id;
-INSERT INTO §kinds (id, hash, method, endpoint, http_status, grpc_status, outcome, cause, status_class, last_seen_day,
+    FROM {prefix}series_numbers ORDER BY caller_id, id;
+INSERT INTO {prefix}kinds (id, hash, method, endpoint, http_status, grpc_status, outcome, cause, status_class, last_seen_day,
         token) OVERRIDING SYSTEM VALUE
     SELECT DISTINCT ON (kind_id) kind_id, hash, method, endpoint, http_status, grpc_status, outcome,
         CASE cause WHEN 'refused' THEN 'rejected' ELSE cause END, status_class,
         max(last_seen_day) OVER (PARTITION BY kind_id), (random() * 1e15)::bigint
-    FROM §series_numbers ORDER BY kind_id, id;
-SELECT setval(pg_get_serial_sequence('§callers', 'id'), max(id)) FROM §callers;
-SELECT setval(pg_get_serial_sequence('§kinds', 'id'), max(id)) FROM §kinds;
-CREATE INDEX ¶callers_by_key ON §callers (key_id);
-CREATE INDEX ¶callers_by_owner ON §callers USING hash (owner);
-ANALYZE §series_numbers, §callers, §kinds;
+    FROM {prefix}series_numbers ORDER BY kind_id, id;
+SELECT setval(pg_get_serial_sequence('{prefix}callers', 'id'), max(id)) FROM {prefix}callers;
+SELECT setval(pg_get_serial_sequence('{prefix}kinds', 'id'), max(id)) FROM {prefix}kinds;
+CREATE INDEX {unqualified_prefix}callers_by_key ON {prefix}callers (key_id);
+CREATE INDEX {unqualified_prefix}callers_by_owner ON {prefix}callers USING hash (owner);
+ANALYZE {prefix}series_numbers, {prefix}callers, {prefix}kinds;
 
-CREATE TABLE §new_minutes (
+CREATE TABLE {prefix}new_minutes (
     caller_id integer NOT NULL,
     start timestamptz NOT NULL,
     kind_id integer NOT NULL,
@@ -94,50 +94,50 @@ CREATE TABLE §new_minutes (
     response_bytes bigint NOT NULL,
     latency bytea NOT NULL
 ) WITH (fillfactor = 70);
-ALTER TABLE §new_minutes ALTER COLUMN latency SET STORAGE MAIN;
-CREATE TABLE §new_hours (LIKE §new_minutes INCLUDING STORAGE) WITH (fillfactor = 70);
-CREATE TABLE §new_days (LIKE §new_minutes INCLUDING STORAGE) WITH (fillfactor = 70);
-INSERT INTO §new_minutes
+ALTER TABLE {prefix}new_minutes ALTER COLUMN latency SET STORAGE MAIN;
+CREATE TABLE {prefix}new_hours (LIKE {prefix}new_minutes INCLUDING STORAGE) WITH (fillfactor = 70);
+CREATE TABLE {prefix}new_days (LIKE {prefix}new_minutes INCLUDING STORAGE) WITH (fillfactor = 70);
+INSERT INTO {prefix}new_minutes
     SELECT s.caller_id, t.start, s.kind_id, t.count, t.cost, t.request_bytes, t.response_bytes, t.latency
-    FROM §minutes t JOIN §series_numbers s ON s.id = t.series_id ORDER BY 1, 2, 3;
-INSERT INTO §new_hours
+    FROM {prefix}minutes t JOIN {prefix}series_numbers s ON s.id = t.series_id ORDER BY 1, 2, 3;
+INSERT INTO {prefix}new_hours
     SELECT s.caller_id, t.start, s.kind_id, t.count, t.cost, t.request_bytes, t.response_bytes, t.latency
-    FROM §hours t JOIN §series_numbers s ON s.id = t.series_id ORDER BY 1, 2, 3;
-INSERT INTO §new_days
+    FROM {prefix}hours t JOIN {prefix}series_numbers s ON s.id = t.series_id ORDER BY 1, 2, 3;
+INSERT INTO {prefix}new_days
     SELECT s.caller_id, t.start, s.kind_id, t.count, t.cost, t.request_bytes, t.response_bytes, t.latency
-    FROM §days t JOIN §series_numbers s ON s.id = t.series_id ORDER BY 1, 2, 3;
-INSERT INTO §new_minutes
+    FROM {prefix}days t JOIN {prefix}series_numbers s ON s.id = t.series_id ORDER BY 1, 2, 3;
+INSERT INTO {prefix}new_minutes
     SELECT 0, start, kind_id, least(sum(count), 9223372036854775807), least(sum(cost), 9223372036854775807),
         least(sum(request_bytes), 9223372036854775807), least(sum(response_bytes), 9223372036854775807),
         string_agg(latency, '')
-    FROM §new_minutes GROUP BY start, kind_id;
-INSERT INTO §new_hours
+    FROM {prefix}new_minutes GROUP BY start, kind_id;
+INSERT INTO {prefix}new_hours
     SELECT 0, start, kind_id, least(sum(count), 9223372036854775807), least(sum(cost), 9223372036854775807),
         least(sum(request_bytes), 9223372036854775807), least(sum(response_bytes), 9223372036854775807),
         string_agg(latency, '')
-    FROM §new_hours GROUP BY start, kind_id;
-INSERT INTO §new_days
+    FROM {prefix}new_hours GROUP BY start, kind_id;
+INSERT INTO {prefix}new_days
     SELECT 0, start, kind_id, least(sum(count), 9223372036854775807), least(sum(cost), 9223372036854775807),
         least(sum(request_bytes), 9223372036854775807), least(sum(response_bytes), 9223372036854775807),
         string_agg(latency, '')
-    FROM §new_days GROUP BY start, kind_id;
-ALTER TABLE §new_minutes ADD CONSTRAINT ¶new_minutes_pkey PRIMARY KEY (caller_id, start, kind_id);
-ALTER TABLE §new_hours ADD CONSTRAINT ¶new_hours_pkey PRIMARY KEY (caller_id, start, kind_id);
-ALTER TABLE §new_days ADD CONSTRAINT ¶new_days_pkey PRIMARY KEY (caller_id, start, kind_id);
+    FROM {prefix}new_days GROUP BY start, kind_id;
+ALTER TABLE {prefix}new_minutes ADD CONSTRAINT {unqualified_prefix}new_minutes_pkey PRIMARY KEY (caller_id, start, kind_id);
+ALTER TABLE {prefix}new_hours ADD CONSTRAINT {unqualified_prefix}new_hours_pkey PRIMARY KEY (caller_id, start, kind_id);
+ALTER TABLE {prefix}new_days ADD CONSTRAINT {unqualified_prefix}new_days_pkey PRIMARY KEY (caller_id, start, kind_id);
 
 -- The current hour and day are rolled up when they have passed, as all others from now on.
-INSERT INTO §pruned (kind, before)
+INSERT INTO {prefix}pruned (kind, before)
     SELECT 'merged_hours', greatest(least(max(start) + interval '1 hour', date_trunc('hour', now(), 'UTC')),
-        (SELECT before FROM §pruned WHERE kind = 'minutes'))
-    FROM §new_hours HAVING max(start) IS NOT NULL;
-DELETE FROM §new_hours WHERE start >= (SELECT before FROM §pruned WHERE kind = 'merged_hours');
-INSERT INTO §pruned (kind, before)
+        (SELECT before FROM {prefix}pruned WHERE kind = 'minutes'))
+    FROM {prefix}new_hours HAVING max(start) IS NOT NULL;
+DELETE FROM {prefix}new_hours WHERE start >= (SELECT before FROM {prefix}pruned WHERE kind = 'merged_hours');
+INSERT INTO {prefix}pruned (kind, before)
     SELECT 'merged_days', least(max(start) + interval '24 hours',
-        (SELECT date_trunc('day', before, 'UTC') FROM §pruned WHERE kind = 'merged_hours'))
-    FROM §new_days HAVING max(start) IS NOT NULL;
-DELETE FROM §new_days WHERE start >= (SELECT before FROM §pruned WHERE kind = 'merged_days');
+        (SELECT date_trunc('day', before, 'UTC') FROM {prefix}pruned WHERE kind = 'merged_hours'))
+    FROM {prefix}new_days HAVING max(start) IS NOT NULL;
+DELETE FROM {prefix}new_days WHERE start >= (SELECT before FROM {prefix}pruned WHERE kind = 'merged_days');
 
-CREATE TABLE §hours_by_outcome (
+CREATE TABLE {prefix}hours_by_outcome (
     caller_id integer NOT NULL,
     start timestamptz NOT NULL,
     kind_id integer NOT NULL,
@@ -146,49 +146,49 @@ CREATE TABLE §hours_by_outcome (
     request_bytes bigint NOT NULL,
     response_bytes bigint NOT NULL
 );
-INSERT INTO §hours_by_outcome
+INSERT INTO {prefix}hours_by_outcome
     SELECT t.caller_id, t.start, min(t.kind_id), least(sum(t.count), 9223372036854775807),
         least(sum(t.cost), 9223372036854775807), least(sum(t.request_bytes), 9223372036854775807),
         least(sum(t.response_bytes), 9223372036854775807)
-    FROM §new_hours t JOIN §kinds k ON k.id = t.kind_id
+    FROM {prefix}new_hours t JOIN {prefix}kinds k ON k.id = t.kind_id
     GROUP BY t.caller_id, t.start, k.outcome, k.cause ORDER BY 1, 2, 3;
-ALTER TABLE §hours_by_outcome ADD PRIMARY KEY (caller_id, start, kind_id);
-CREATE INDEX ¶hours_by_outcome_by_start ON §hours_by_outcome (start);
-COMMENT ON TABLE §hours_by_outcome IS 'Rollups of all requests by caller, hour (UTC), outcome and cause.';
-COMMENT ON COLUMN §hours_by_outcome.caller_id IS 'References the callers table. 0: all callers together.';
-COMMENT ON COLUMN §hours_by_outcome.start IS 'The start of the hour.';
-COMMENT ON COLUMN §hours_by_outcome.kind_id IS 'References a kind with this outcome and cause, as their representative.';
-COMMENT ON COLUMN §hours_by_outcome.count IS 'The number of requests.';
-COMMENT ON COLUMN §hours_by_outcome.cost IS 'The cost of the requests.';
-COMMENT ON COLUMN §hours_by_outcome.request_bytes IS 'The sum of the requests'' Content-Length.';
-COMMENT ON COLUMN §hours_by_outcome.response_bytes IS 'Bytes of response bodies that were sent.';
-CREATE TABLE §caller_totals (
+ALTER TABLE {prefix}hours_by_outcome ADD PRIMARY KEY (caller_id, start, kind_id);
+CREATE INDEX {unqualified_prefix}hours_by_outcome_by_start ON {prefix}hours_by_outcome (start);
+COMMENT ON TABLE {prefix}hours_by_outcome IS 'Rollups of all requests by caller, hour (UTC), outcome and cause.';
+COMMENT ON COLUMN {prefix}hours_by_outcome.caller_id IS 'References the callers table. 0: all callers together.';
+COMMENT ON COLUMN {prefix}hours_by_outcome.start IS 'The start of the hour.';
+COMMENT ON COLUMN {prefix}hours_by_outcome.kind_id IS 'References a kind with this outcome and cause, as their representative.';
+COMMENT ON COLUMN {prefix}hours_by_outcome.count IS 'The number of requests.';
+COMMENT ON COLUMN {prefix}hours_by_outcome.cost IS 'The cost of the requests.';
+COMMENT ON COLUMN {prefix}hours_by_outcome.request_bytes IS 'The sum of the requests'' Content-Length.';
+COMMENT ON COLUMN {prefix}hours_by_outcome.response_bytes IS 'Bytes of response bodies that were sent.';
+CREATE TABLE {prefix}caller_totals (
     hours smallint NOT NULL,
     start timestamptz NOT NULL,
     totals bytea,
     PRIMARY KEY (hours, start)
 );
-CREATE INDEX ¶outdated_caller_totals ON §caller_totals (start) WHERE totals IS NULL;
-ALTER TABLE §caller_totals ALTER COLUMN totals SET STORAGE EXTERNAL;
-COMMENT ON TABLE §caller_totals IS 'The totals of all callers by outcome and cause, in each hour and each day (UTC).';
-COMMENT ON COLUMN §caller_totals.hours IS '1 for an hour, 24 for a day.';
-COMMENT ON COLUMN §caller_totals.start IS 'The start of the hour or the day.';
-COMMENT ON COLUMN §caller_totals.totals IS 'The totals in the format of rollup records. NULL if they are outdated.';
+CREATE INDEX {unqualified_prefix}outdated_caller_totals ON {prefix}caller_totals (start) WHERE totals IS NULL;
+ALTER TABLE {prefix}caller_totals ALTER COLUMN totals SET STORAGE EXTERNAL;
+COMMENT ON TABLE {prefix}caller_totals IS 'The totals of all callers by outcome and cause, in each hour and each day (UTC).';
+COMMENT ON COLUMN {prefix}caller_totals.hours IS '1 for an hour, 24 for a day.';
+COMMENT ON COLUMN {prefix}caller_totals.start IS 'The start of the hour or the day.';
+COMMENT ON COLUMN {prefix}caller_totals.totals IS 'The totals in the format of rollup records. NULL if they are outdated.';
 
-CREATE INDEX ¶new_minutes_by_start ON §new_minutes (start);
-CREATE INDEX ¶new_hours_by_start ON §new_hours (start);
-CREATE INDEX ¶new_days_by_start ON §new_days (start);
+CREATE INDEX {unqualified_prefix}new_minutes_by_start ON {prefix}new_minutes (start);
+CREATE INDEX {unqualified_prefix}new_hours_by_start ON {prefix}new_hours (start);
+CREATE INDEX {unqualified_prefix}new_days_by_start ON {prefix}new_days (start);
 -- The background task encodes them.
-INSERT INTO §caller_totals (hours, start)
-    SELECT DISTINCT 1, start FROM §hours_by_outcome UNION SELECT DISTINCT 24, start FROM §new_days;
+INSERT INTO {prefix}caller_totals (hours, start)
+    SELECT DISTINCT 1, start FROM {prefix}hours_by_outcome UNION SELECT DISTINCT 24, start FROM {prefix}new_days;
 -- The histograms of caller 0 are those of all callers, one after the other.
-INSERT INTO §pruned (kind, before) SELECT 'not_compacted', now() FROM §new_hours LIMIT 1;
-COMMENT ON COLUMN §keys.last_used_at IS 'When the key was last used, or up to a minute earlier.';
-COMMENT ON TABLE §pruned IS 'How far rollups were merged and pruned.';
-COMMENT ON COLUMN §pruned.kind IS 'quarter_hours: rows by minute cover quarters of an hour. minutes: there are none. merged_hours, merged_days: there are all hours or days. pruned_hours: hours were deleted. hours: hours and days are being deleted. not_compacted: latency histograms are long.';
+INSERT INTO {prefix}pruned (kind, before) SELECT 'not_compacted', now() FROM {prefix}new_hours LIMIT 1;
+COMMENT ON COLUMN {prefix}keys.last_used_at IS 'When the key was last used, or up to a minute earlier.';
+COMMENT ON TABLE {prefix}pruned IS 'How far rollups were merged and pruned.';
+COMMENT ON COLUMN {prefix}pruned.kind IS 'quarter_hours: rows by minute cover quarters of an hour. minutes: there are none. merged_hours, merged_days: there are all hours or days. pruned_hours: hours were deleted. hours: hours and days are being deleted. not_compacted: latency histograms are long.';
 
 -- Columns of the same width are adjacent, which saves padding.
-CREATE TABLE §new_requests (
+CREATE TABLE {prefix}new_requests (
     time timestamptz NOT NULL,
     id uuid NOT NULL,
     batch bigint,
@@ -212,160 +212,160 @@ BEGIN
     FOR old IN
         SELECT n.nspname, c.oid, pg_get_expr(c.relpartbound, c.oid) AS bound
         FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid JOIN pg_namespace n ON n.oid = c.relnamespace
-        WHERE i.inhparent = '§requests'::regclass AND NOT i.inhdetachpending
+        WHERE i.inhparent = '{prefix}requests'::regclass AND NOT i.inhdetachpending
     LOOP
-        EXECUTE format('CREATE TABLE %I.%I PARTITION OF §new_requests %s', old.nspname,
-            '¶new_' || old.oid, old.bound);
+        EXECUTE format('CREATE TABLE %I.%I PARTITION OF {prefix}new_requests %s', old.nspname,
+            '{unqualified_prefix}new_' || old.oid, old.bound);
     END LOOP;
 END $$;
 -- Segments of whole batches. Those of requests without a batch are parts of an hour. Most have about 16,384 requests.
-ALTER TABLE §log_batches ADD COLUMN segment integer;
-ALTER TABLE §log_batches ADD COLUMN late_segment integer;
-COMMENT ON COLUMN §log_batches.segment IS 'The segment of its requests; NULL for those of before schema version 2.';
-COMMENT ON COLUMN §log_batches.late_segment IS 'The segment of its late requests, if there are any.';
-UPDATE §log_batches b SET segment = s.segment
+ALTER TABLE {prefix}log_batches ADD COLUMN segment integer;
+ALTER TABLE {prefix}log_batches ADD COLUMN late_segment integer;
+COMMENT ON COLUMN {prefix}log_batches.segment IS 'The segment of its requests; NULL for those of before schema version 2.';
+COMMENT ON COLUMN {prefix}log_batches.late_segment IS 'The segment of its late requests, if there are any.';
+UPDATE {prefix}log_batches b SET segment = s.segment
     FROM (SELECT position, (1 + (sum(events) OVER (ORDER BY position) - events) / 16384)::integer AS segment
-        FROM §log_batches WHERE number IS NOT NULL) s
+        FROM {prefix}log_batches WHERE number IS NOT NULL) s
     WHERE s.position = b.position;
-ANALYZE §log_batches;
-INSERT INTO §new_requests (time, id, batch, latency_us, response_bytes, request_bytes, cost, segment, caller_id,
+ANALYZE {prefix}log_batches;
+INSERT INTO {prefix}new_requests (time, id, batch, latency_us, response_bytes, request_bytes, cost, segment, caller_id,
         kind_id, path, request_id, resource_id, rejection_reason, client_ip, id_time_differs)
     SELECT r.time, r.id, r.batch, r.latency_us, r.response_bytes, nullif(r.request_bytes, 0), nullif(r.cost, 1),
         coalesce(b.segment, log.last_segment + coalesce(width_bucket(r.time, log.starts), 1)), s.caller_id, s.kind_id,
         r.path, r.request_id, r.resource_id, r.rejection_reason, r.client_ip, r.id_time_differs
-    FROM §requests r JOIN §series_numbers s ON s.id = r.series_id LEFT JOIN §log_batches b ON b.number = r.batch,
+    FROM {prefix}requests r JOIN {prefix}series_numbers s ON s.id = r.series_id LEFT JOIN {prefix}log_batches b ON b.number = r.batch,
         (SELECT array_agg(hour + interval '1 hour' * (n::float8 / segments) ORDER BY hour, n) AS starts,
-                (SELECT coalesce(max(segment), 0) FROM §log_batches) AS last_segment
+                (SELECT coalesce(max(segment), 0) FROM {prefix}log_batches) AS last_segment
             FROM (SELECT date_trunc('hour', time, 'UTC') AS hour, count(*) / 16384 + 1 AS segments
-                FROM §requests WHERE batch IS NULL GROUP BY 1) hours,
+                FROM {prefix}requests WHERE batch IS NULL GROUP BY 1) hours,
                 generate_series(0, segments - 1) n) log;
-CREATE INDEX ¶new_requests_by_caller ON §new_requests (segment, caller_id, kind_id);
-CREATE INDEX ¶new_requests_by_kind ON §new_requests (segment, kind_id);
-CREATE INDEX ¶new_requests_by_id ON §new_requests (segment, id) WHERE id_time_differs IS NOT NULL;
-CREATE INDEX ¶new_requests_by_request_id ON §new_requests (segment, (left(request_id, 64)))
+CREATE INDEX {unqualified_prefix}new_requests_by_caller ON {prefix}new_requests (segment, caller_id, kind_id);
+CREATE INDEX {unqualified_prefix}new_requests_by_kind ON {prefix}new_requests (segment, kind_id);
+CREATE INDEX {unqualified_prefix}new_requests_by_id ON {prefix}new_requests (segment, id) WHERE id_time_differs IS NOT NULL;
+CREATE INDEX {unqualified_prefix}new_requests_by_request_id ON {prefix}new_requests (segment, (left(request_id, 64)))
     WHERE request_id IS NOT NULL;
-CREATE INDEX ¶new_requests_by_resource ON §new_requests (segment, (left(resource_id, 64)))
+CREATE INDEX {unqualified_prefix}new_requests_by_resource ON {prefix}new_requests (segment, (left(resource_id, 64)))
     WHERE resource_id IS NOT NULL;
 
-CREATE TABLE §log_segments (
+CREATE TABLE {prefix}log_segments (
     number integer PRIMARY KEY,
     first timestamptz NOT NULL,
     last timestamptz NOT NULL,
     events bigint NOT NULL
 ) WITH (fillfactor = 70);
-INSERT INTO §log_segments SELECT segment, min(time), max(time), count(*) FROM §new_requests GROUP BY segment;
-COMMENT ON TABLE §log_segments IS 'The segments of the request log. Each has several thousand requests that arrived around the same time.';
-COMMENT ON COLUMN §log_segments.number IS 'Referenced by requests.segment. Late requests are in segments with negative numbers.';
-COMMENT ON COLUMN §log_segments.first IS 'When the first of its requests arrived.';
-COMMENT ON COLUMN §log_segments.last IS 'When the last of its requests arrived.';
-COMMENT ON COLUMN §log_segments.events IS 'The number of requests that were added to it.';
+INSERT INTO {prefix}log_segments SELECT segment, min(time), max(time), count(*) FROM {prefix}new_requests GROUP BY segment;
+COMMENT ON TABLE {prefix}log_segments IS 'The segments of the request log. Each has several thousand requests that arrived around the same time.';
+COMMENT ON COLUMN {prefix}log_segments.number IS 'Referenced by requests.segment. Late requests are in segments with negative numbers.';
+COMMENT ON COLUMN {prefix}log_segments.first IS 'When the first of its requests arrived.';
+COMMENT ON COLUMN {prefix}log_segments.last IS 'When the last of its requests arrived.';
+COMMENT ON COLUMN {prefix}log_segments.events IS 'The number of requests that were added to it.';
 
 -- The views keep their columns, so that other views and privileges stay.
-CREATE OR REPLACE VIEW §request_log AS
+CREATE OR REPLACE VIEW {prefix}request_log AS
     SELECT r.time, r.id, coalesce(r.request_id, r.id::text) AS request_id, c.key_id, c.owner, k.method,
         k.endpoint, r.path, r.resource_id, k.http_status, k.grpc_status, k.status_class, k.outcome,
         k.cause, r.rejection_reason, coalesce(r.cost, 1) AS cost, r.latency_us,
         coalesce(r.request_bytes, 0) AS request_bytes, r.response_bytes, r.client_ip, r.segment
-    FROM §new_requests r JOIN §callers c ON c.id = r.caller_id JOIN §kinds k ON k.id = r.kind_id;
-CREATE OR REPLACE VIEW §usage_by_minute AS
+    FROM {prefix}new_requests r JOIN {prefix}callers c ON c.id = r.caller_id JOIN {prefix}kinds k ON k.id = r.kind_id;
+CREATE OR REPLACE VIEW {prefix}usage_by_minute AS
     SELECT t.start, c.key_id, c.owner, k.method, k.endpoint, k.http_status, k.grpc_status,
         k.status_class, k.outcome, k.cause, t.count, t.cost, t.request_bytes, t.response_bytes
-    FROM §new_minutes t JOIN §callers c ON c.id = t.caller_id JOIN §kinds k ON k.id = t.kind_id;
-CREATE OR REPLACE VIEW §usage_by_hour AS
+    FROM {prefix}new_minutes t JOIN {prefix}callers c ON c.id = t.caller_id JOIN {prefix}kinds k ON k.id = t.kind_id;
+CREATE OR REPLACE VIEW {prefix}usage_by_hour AS
     SELECT t.start, c.key_id, c.owner, k.method, k.endpoint, k.http_status, k.grpc_status,
         k.status_class, k.outcome, k.cause, t.count, t.cost, t.request_bytes, t.response_bytes
-    FROM (SELECT caller_id, start, kind_id, count, cost, request_bytes, response_bytes FROM §new_hours
+    FROM (SELECT caller_id, start, kind_id, count, cost, request_bytes, response_bytes FROM {prefix}new_hours
         UNION ALL
         SELECT caller_id, date_trunc('hour', start, 'UTC'), kind_id,
             least(sum(count), 9223372036854775807)::bigint, least(sum(cost), 9223372036854775807)::bigint,
             least(sum(request_bytes), 9223372036854775807)::bigint,
             least(sum(response_bytes), 9223372036854775807)::bigint
-        FROM §new_minutes
-        WHERE start >= coalesce((SELECT before FROM §pruned WHERE kind = 'merged_hours'), '-infinity')
+        FROM {prefix}new_minutes
+        WHERE start >= coalesce((SELECT before FROM {prefix}pruned WHERE kind = 'merged_hours'), '-infinity')
         GROUP BY 1, 2, 3) t
-    JOIN §callers c ON c.id = t.caller_id JOIN §kinds k ON k.id = t.kind_id;
-COMMENT ON VIEW §request_log IS 'The request log with the attributes of callers and kinds.';
-COMMENT ON VIEW §usage_by_minute IS 'Rollups by minute with the attributes of callers and kinds.';
-COMMENT ON VIEW §usage_by_hour IS 'Rollups by hour with the attributes of callers and kinds.';
+    JOIN {prefix}callers c ON c.id = t.caller_id JOIN {prefix}kinds k ON k.id = t.kind_id;
+COMMENT ON VIEW {prefix}request_log IS 'The request log with the attributes of callers and kinds.';
+COMMENT ON VIEW {prefix}usage_by_minute IS 'Rollups by minute with the attributes of callers and kinds.';
+COMMENT ON VIEW {prefix}usage_by_hour IS 'Rollups by hour with the attributes of callers and kinds.';
 
-CREATE TABLE §partition_names AS
+CREATE TABLE {prefix}partition_names AS
     SELECT n.nspname, c.oid, c.relname
     FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid JOIN pg_namespace n ON n.oid = c.relnamespace
-    WHERE i.inhparent = '§requests'::regclass AND NOT i.inhdetachpending;
+    WHERE i.inhparent = '{prefix}requests'::regclass AND NOT i.inhdetachpending;
 SET LOCAL lock_timeout = '10min';
-LOCK TABLE §requests, §minutes, §hours, §days, §key_minutes, §key_hours, §series IN ACCESS EXCLUSIVE MODE;
-DROP TABLE §requests, §minutes, §hours, §days, §key_minutes, §key_hours, §series, §series_numbers;
+LOCK TABLE {prefix}requests, {prefix}minutes, {prefix}hours, {prefix}days, {prefix}key_minutes, {prefix}key_hours, {prefix}series IN ACCESS EXCLUSIVE MODE;
+DROP TABLE {prefix}requests, {prefix}minutes, {prefix}hours, {prefix}days, {prefix}key_minutes, {prefix}key_hours, {prefix}series, {prefix}series_numbers;
 DO $$
 DECLARE old record;
 BEGIN
-    FOR old IN SELECT * FROM §partition_names LOOP
-        EXECUTE format('ALTER TABLE %I.%I RENAME TO %I', old.nspname, '¶new_' || old.oid, old.relname);
+    FOR old IN SELECT * FROM {prefix}partition_names LOOP
+        EXECUTE format('ALTER TABLE %I.%I RENAME TO %I', old.nspname, '{unqualified_prefix}new_' || old.oid, old.relname);
     END LOOP;
 END $$;
-DROP TABLE §partition_names;
+DROP TABLE {prefix}partition_names;
 
-ALTER TABLE §new_minutes RENAME TO ¶minutes;
-ALTER TABLE §new_hours RENAME TO ¶hours;
-ALTER TABLE §new_days RENAME TO ¶days;
-ALTER INDEX §new_minutes_pkey RENAME TO ¶minutes_pkey;
-ALTER INDEX §new_hours_pkey RENAME TO ¶hours_pkey;
-ALTER INDEX §new_days_pkey RENAME TO ¶days_pkey;
-ALTER INDEX §new_minutes_by_start RENAME TO ¶minutes_by_start;
-ALTER INDEX §new_hours_by_start RENAME TO ¶hours_by_start;
-ALTER INDEX §new_days_by_start RENAME TO ¶days_by_start;
-COMMENT ON TABLE §minutes IS 'Rollups of all requests by minute, independent of the request log. Older rows cover a quarter of an hour.';
-COMMENT ON COLUMN §minutes.caller_id IS 'References the callers table. 0: all callers together.';
-COMMENT ON COLUMN §minutes.start IS 'The start of the minute.';
-COMMENT ON COLUMN §minutes.kind_id IS 'References the kinds table.';
-COMMENT ON COLUMN §minutes.count IS 'The number of requests.';
-COMMENT ON COLUMN §minutes.cost IS 'The cost of the requests.';
-COMMENT ON COLUMN §minutes.request_bytes IS 'The sum of the requests'' Content-Length.';
-COMMENT ON COLUMN §minutes.response_bytes IS 'Bytes of response bodies that were sent.';
-COMMENT ON COLUMN §minutes.latency IS 'A latency histogram: pairs of LEB128 numbers, a bucket''s index counted from 1 and its count.';
-COMMENT ON TABLE §hours IS 'Rollups of all requests by hour (UTC).';
-COMMENT ON COLUMN §hours.caller_id IS 'References the callers table. 0: all callers together.';
-COMMENT ON COLUMN §hours.start IS 'The start of the hour.';
-COMMENT ON COLUMN §hours.kind_id IS 'References the kinds table.';
-COMMENT ON COLUMN §hours.count IS 'The number of requests.';
-COMMENT ON COLUMN §hours.cost IS 'The cost of the requests.';
-COMMENT ON COLUMN §hours.request_bytes IS 'The sum of the requests'' Content-Length.';
-COMMENT ON COLUMN §hours.response_bytes IS 'Bytes of response bodies that were sent.';
-COMMENT ON COLUMN §hours.latency IS 'A latency histogram: pairs of LEB128 numbers, a bucket''s index counted from 1 and its count.';
-COMMENT ON TABLE §days IS 'Rollups of all requests by day (UTC).';
-COMMENT ON COLUMN §days.caller_id IS 'References the callers table. 0: all callers together.';
-COMMENT ON COLUMN §days.start IS 'The start of the day.';
-COMMENT ON COLUMN §days.kind_id IS 'References the kinds table.';
-COMMENT ON COLUMN §days.count IS 'The number of requests.';
-COMMENT ON COLUMN §days.cost IS 'The cost of the requests.';
-COMMENT ON COLUMN §days.request_bytes IS 'The sum of the requests'' Content-Length.';
-COMMENT ON COLUMN §days.response_bytes IS 'Bytes of response bodies that were sent.';
-COMMENT ON COLUMN §days.latency IS 'A latency histogram: pairs of LEB128 numbers, a bucket''s index counted from 1 and its count.';
+ALTER TABLE {prefix}new_minutes RENAME TO {unqualified_prefix}minutes;
+ALTER TABLE {prefix}new_hours RENAME TO {unqualified_prefix}hours;
+ALTER TABLE {prefix}new_days RENAME TO {unqualified_prefix}days;
+ALTER INDEX {prefix}new_minutes_pkey RENAME TO {unqualified_prefix}minutes_pkey;
+ALTER INDEX {prefix}new_hours_pkey RENAME TO {unqualified_prefix}hours_pkey;
+ALTER INDEX {prefix}new_days_pkey RENAME TO {unqualified_prefix}days_pkey;
+ALTER INDEX {prefix}new_minutes_by_start RENAME TO {unqualified_prefix}minutes_by_start;
+ALTER INDEX {prefix}new_hours_by_start RENAME TO {unqualified_prefix}hours_by_start;
+ALTER INDEX {prefix}new_days_by_start RENAME TO {unqualified_prefix}days_by_start;
+COMMENT ON TABLE {prefix}minutes IS 'Rollups of all requests by minute, independent of the request log. Older rows cover a quarter of an hour.';
+COMMENT ON COLUMN {prefix}minutes.caller_id IS 'References the callers table. 0: all callers together.';
+COMMENT ON COLUMN {prefix}minutes.start IS 'The start of the minute.';
+COMMENT ON COLUMN {prefix}minutes.kind_id IS 'References the kinds table.';
+COMMENT ON COLUMN {prefix}minutes.count IS 'The number of requests.';
+COMMENT ON COLUMN {prefix}minutes.cost IS 'The cost of the requests.';
+COMMENT ON COLUMN {prefix}minutes.request_bytes IS 'The sum of the requests'' Content-Length.';
+COMMENT ON COLUMN {prefix}minutes.response_bytes IS 'Bytes of response bodies that were sent.';
+COMMENT ON COLUMN {prefix}minutes.latency IS 'A latency histogram: pairs of LEB128 numbers, a bucket''s index counted from 1 and its count.';
+COMMENT ON TABLE {prefix}hours IS 'Rollups of all requests by hour (UTC).';
+COMMENT ON COLUMN {prefix}hours.caller_id IS 'References the callers table. 0: all callers together.';
+COMMENT ON COLUMN {prefix}hours.start IS 'The start of the hour.';
+COMMENT ON COLUMN {prefix}hours.kind_id IS 'References the kinds table.';
+COMMENT ON COLUMN {prefix}hours.count IS 'The number of requests.';
+COMMENT ON COLUMN {prefix}hours.cost IS 'The cost of the requests.';
+COMMENT ON COLUMN {prefix}hours.request_bytes IS 'The sum of the requests'' Content-Length.';
+COMMENT ON COLUMN {prefix}hours.response_bytes IS 'Bytes of response bodies that were sent.';
+COMMENT ON COLUMN {prefix}hours.latency IS 'A latency histogram: pairs of LEB128 numbers, a bucket''s index counted from 1 and its count.';
+COMMENT ON TABLE {prefix}days IS 'Rollups of all requests by day (UTC).';
+COMMENT ON COLUMN {prefix}days.caller_id IS 'References the callers table. 0: all callers together.';
+COMMENT ON COLUMN {prefix}days.start IS 'The start of the day.';
+COMMENT ON COLUMN {prefix}days.kind_id IS 'References the kinds table.';
+COMMENT ON COLUMN {prefix}days.count IS 'The number of requests.';
+COMMENT ON COLUMN {prefix}days.cost IS 'The cost of the requests.';
+COMMENT ON COLUMN {prefix}days.request_bytes IS 'The sum of the requests'' Content-Length.';
+COMMENT ON COLUMN {prefix}days.response_bytes IS 'Bytes of response bodies that were sent.';
+COMMENT ON COLUMN {prefix}days.latency IS 'A latency histogram: pairs of LEB128 numbers, a bucket''s index counted from 1 and its count.';
 
-ALTER TABLE §new_requests RENAME TO ¶requests;
-ALTER INDEX §new_requests_by_kind RENAME TO ¶requests_by_kind;
-ALTER INDEX §new_requests_by_caller RENAME TO ¶requests_by_caller;
-ALTER INDEX §new_requests_by_id RENAME TO ¶requests_by_id;
-ALTER INDEX §new_requests_by_request_id RENAME TO ¶requests_by_request_id;
-ALTER INDEX §new_requests_by_resource RENAME TO ¶requests_by_resource;
-COMMENT ON TABLE §requests IS 'The request log, partitioned by day. The view ¶request_log adds the attributes of callers and kinds.';
-COMMENT ON COLUMN §requests.time IS 'When the request arrived.';
-COMMENT ON COLUMN §requests.id IS 'The event id, a UUIDv7.';
-COMMENT ON COLUMN §requests.id_time_differs IS 'Set if the time of the id is not that of the request, to the millisecond.';
-COMMENT ON COLUMN §requests.segment IS 'The segment of the log. Indexes begin with it, so that inserts touch few pages.';
-COMMENT ON COLUMN §requests.caller_id IS 'References the callers table.';
-COMMENT ON COLUMN §requests.kind_id IS 'References the kinds table.';
-COMMENT ON COLUMN §requests.batch IS 'The number of its batch; NULL for requests written before schema version 2.';
-COMMENT ON COLUMN §requests.cost IS 'The cost. NULL: 1.';
-COMMENT ON COLUMN §requests.latency_us IS 'Microseconds from the request''s arrival to the end of the response.';
-COMMENT ON COLUMN §requests.request_bytes IS 'The Content-Length of the request. NULL: 0.';
-COMMENT ON COLUMN §requests.response_bytes IS 'Bytes of the response body that were sent.';
-COMMENT ON COLUMN §requests.path IS 'The path as received, without the query.';
-COMMENT ON COLUMN §requests.request_id IS 'The request id on the wire, if it is not the event id.';
-COMMENT ON COLUMN §requests.resource_id IS 'The resource that the request was about, as set by the application.';
-COMMENT ON COLUMN §requests.rejection_reason IS 'Why the request was rejected. NULL unless it was.';
-COMMENT ON COLUMN §requests.client_ip IS 'The client''s IP address.';
+ALTER TABLE {prefix}new_requests RENAME TO {unqualified_prefix}requests;
+ALTER INDEX {prefix}new_requests_by_kind RENAME TO {unqualified_prefix}requests_by_kind;
+ALTER INDEX {prefix}new_requests_by_caller RENAME TO {unqualified_prefix}requests_by_caller;
+ALTER INDEX {prefix}new_requests_by_id RENAME TO {unqualified_prefix}requests_by_id;
+ALTER INDEX {prefix}new_requests_by_request_id RENAME TO {unqualified_prefix}requests_by_request_id;
+ALTER INDEX {prefix}new_requests_by_resource RENAME TO {unqualified_prefix}requests_by_resource;
+COMMENT ON TABLE {prefix}requests IS 'The request log, partitioned by day. The view {unqualified_prefix}request_log adds the attributes of callers and kinds.';
+COMMENT ON COLUMN {prefix}requests.time IS 'When the request arrived.';
+COMMENT ON COLUMN {prefix}requests.id IS 'The event id, a UUIDv7.';
+COMMENT ON COLUMN {prefix}requests.id_time_differs IS 'Set if the time of the id is not that of the request, to the millisecond.';
+COMMENT ON COLUMN {prefix}requests.segment IS 'The segment of the log. Indexes begin with it, so that inserts touch few pages.';
+COMMENT ON COLUMN {prefix}requests.caller_id IS 'References the callers table.';
+COMMENT ON COLUMN {prefix}requests.kind_id IS 'References the kinds table.';
+COMMENT ON COLUMN {prefix}requests.batch IS 'The number of its batch; NULL for requests written before schema version 2.';
+COMMENT ON COLUMN {prefix}requests.cost IS 'The cost. NULL: 1.';
+COMMENT ON COLUMN {prefix}requests.latency_us IS 'Microseconds from the request''s arrival to the end of the response.';
+COMMENT ON COLUMN {prefix}requests.request_bytes IS 'The Content-Length of the request. NULL: 0.';
+COMMENT ON COLUMN {prefix}requests.response_bytes IS 'Bytes of the response body that were sent.';
+COMMENT ON COLUMN {prefix}requests.path IS 'The path as received, without the query.';
+COMMENT ON COLUMN {prefix}requests.request_id IS 'The request id on the wire, if it is not the event id.';
+COMMENT ON COLUMN {prefix}requests.resource_id IS 'The resource that the request was about, as set by the application.';
+COMMENT ON COLUMN {prefix}requests.rejection_reason IS 'Why the request was rejected. NULL unless it was.';
+COMMENT ON COLUMN {prefix}requests.client_ip IS 'The client''s IP address.';
 
-CREATE TABLE §rollup_records (
+CREATE TABLE {prefix}rollup_records (
     number bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     format integer NOT NULL,
     ready boolean NOT NULL,
@@ -375,18 +375,18 @@ CREATE TABLE §rollup_records (
     written_at timestamptz NOT NULL DEFAULT now(),
     rollups bytea NOT NULL
 );
-ALTER TABLE §rollup_records ALTER COLUMN rollups SET STORAGE EXTERNAL;
-COMMENT ON TABLE §rollup_records IS 'Rollups that are not merged into the other tables yet.';
-COMMENT ON COLUMN §rollup_records.number IS 'The number of the record, ascending.';
-COMMENT ON COLUMN §rollup_records.format IS 'The version of the binary format.';
-COMMENT ON COLUMN §rollup_records.ready IS 'Whether all its minutes have passed, so that it can be added to the other tables.';
-COMMENT ON COLUMN §rollup_records.unreadable IS 'Whether it is damaged. Its requests are not counted.';
-COMMENT ON COLUMN §rollup_records.first IS 'The start of the first minute.';
-COMMENT ON COLUMN §rollup_records.last IS 'The start of the last minute.';
-COMMENT ON COLUMN §rollup_records.written_at IS 'When the record was written.';
-COMMENT ON COLUMN §rollup_records.rollups IS 'Rollups by minute, caller and kind, in a binary format.';
+ALTER TABLE {prefix}rollup_records ALTER COLUMN rollups SET STORAGE EXTERNAL;
+COMMENT ON TABLE {prefix}rollup_records IS 'Rollups that are not merged into the other tables yet.';
+COMMENT ON COLUMN {prefix}rollup_records.number IS 'The number of the record, ascending.';
+COMMENT ON COLUMN {prefix}rollup_records.format IS 'The version of the binary format.';
+COMMENT ON COLUMN {prefix}rollup_records.ready IS 'Whether all its minutes have passed, so that it can be added to the other tables.';
+COMMENT ON COLUMN {prefix}rollup_records.unreadable IS 'Whether it is damaged. Its requests are not counted.';
+COMMENT ON COLUMN {prefix}rollup_records.first IS 'The start of the first minute.';
+COMMENT ON COLUMN {prefix}rollup_records.last IS 'The start of the last minute.';
+COMMENT ON COLUMN {prefix}rollup_records.written_at IS 'When the record was written.';
+COMMENT ON COLUMN {prefix}rollup_records.rollups IS 'Rollups by minute, caller and kind, in a binary format.';
 
-CREATE FUNCTION §rollups_of(record bytea) RETURNS TABLE (
+CREATE FUNCTION {prefix}rollups_of(record bytea) RETURNS TABLE (
     start timestamptz,
     caller_id integer,
     kind_id integer,
@@ -460,17 +460,17 @@ BEGIN
         shift := 0;
     END LOOP;
 END $$;
-COMMENT ON FUNCTION §rollups_of IS 'Decodes ¶rollup_records.rollups, without latencies.';
+COMMENT ON FUNCTION {prefix}rollups_of IS 'Decodes {unqualified_prefix}rollup_records.rollups, without latencies.';
 
-CREATE VIEW §unmerged_usage_by_minute AS
+CREATE VIEW {prefix}unmerged_usage_by_minute AS
     SELECT t.start, c.key_id, c.owner, k.method, k.endpoint, k.http_status, k.grpc_status,
         k.status_class, k.outcome, k.cause, t.count, t.cost, t.request_bytes, t.response_bytes
-    FROM §rollup_records r, §rollups_of(r.rollups) t
-    JOIN §callers c ON c.id = t.caller_id JOIN §kinds k ON k.id = t.kind_id
+    FROM {prefix}rollup_records r, {prefix}rollups_of(r.rollups) t
+    JOIN {prefix}callers c ON c.id = t.caller_id JOIN {prefix}kinds k ON k.id = t.kind_id
     WHERE NOT r.unreadable AND r.format = 1;
-COMMENT ON VIEW §unmerged_usage_by_minute IS 'Rollups by minute that ¶usage_by_minute does not include yet.';
+COMMENT ON VIEW {prefix}unmerged_usage_by_minute IS 'Rollups by minute that {unqualified_prefix}usage_by_minute does not include yet.';
 
-CREATE FUNCTION §latency_quantile(latency bytea, quantile double precision) RETURNS bigint
+CREATE FUNCTION {prefix}latency_quantile(latency bytea, quantile double precision) RETURNS bigint
 LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE AS $$
 DECLARE
     byte integer;
@@ -518,8 +518,8 @@ BEGIN
         RETURN CASE WHEN bucket = 272 OR low = high THEN low ELSE div(2::numeric * low * high, low + high) END;
     END LOOP;
 END $$;
-COMMENT ON FUNCTION §latency_quantile IS 'A quantile of a latency histogram, in microseconds.';
+COMMENT ON FUNCTION {prefix}latency_quantile IS 'A quantile of a latency histogram, in microseconds.';
 
-ALTER TABLE §keys ADD COLUMN imported boolean NOT NULL DEFAULT false;
-UPDATE §keys SET imported = true WHERE starts_with(hint, 'imported ');
-COMMENT ON COLUMN §keys.imported IS 'Whether another system issued the secret.';
+ALTER TABLE {prefix}keys ADD COLUMN imported boolean NOT NULL DEFAULT false;
+UPDATE {prefix}keys SET imported = true WHERE starts_with(hint, 'imported ');
+COMMENT ON COLUMN {prefix}keys.imported IS 'Whether another system issued the secret.';

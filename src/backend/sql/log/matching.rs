@@ -47,7 +47,7 @@ impl Matching {
         }
         let mut callers = Callers::Any;
         if filters_callers(filter) {
-            let mut sql = Statement::new(names, "SELECT id FROM §callers");
+            let mut sql = Statement::new(names, "SELECT id FROM {prefix}callers");
             let condition = caller_condition(&mut sql, filter);
             let limit = sql.placeholder(FEW_CALLERS as i64 + 1);
             sql.push(&condition).push(" LIMIT ").push(&limit);
@@ -60,7 +60,7 @@ impl Matching {
         }
         let mut kinds = None;
         if filters_kinds(filter) {
-            let mut sql = Statement::new(names, "SELECT id FROM §kinds");
+            let mut sql = Statement::new(names, "SELECT id FROM {prefix}kinds");
             let condition = kind_condition(&mut sql, filter);
             sql.push(&condition);
             kinds = Some(ids(session, sql).await?);

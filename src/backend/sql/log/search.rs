@@ -22,7 +22,8 @@ pub(in crate::backend::sql) const ATTRIBUTES: &str =
 
 /// Joins requests `r` with their caller and kind. A left join, so that SQLite does not begin with the callers.
 pub(in crate::backend::sql) const JOIN_ATTRIBUTES: &str =
-    "LEFT JOIN §callers c ON c.id = r.caller_id LEFT JOIN §kinds k ON k.id = r.kind_id";
+    "LEFT JOIN {prefix}callers c ON c.id = r.caller_id
+    LEFT JOIN {prefix}kinds k ON k.id = r.kind_id";
 
 const NEWEST_FIRST: &str = "ORDER BY time DESC, id DESC";
 
@@ -71,7 +72,9 @@ impl<'a> Search<'a> {
             Callers::Few(callers) => and(sql.is_one_of(names, &caller, callers)),
             Callers::Many(filter) => {
                 let callers = caller_condition(&mut sql, filter);
-                and(format!("{caller} IN (SELECT id FROM §callers{callers})"));
+                and(format!(
+                    "{caller} IN (SELECT id FROM {{prefix}}callers{callers})"
+                ));
             }
         }
         if let Some(kinds) = &matching.kinds {
@@ -104,7 +107,9 @@ impl<'a> Search<'a> {
         Self {
             names,
             sql,
-            segments: format!("SELECT number, first, last FROM §log_segments WHERE {segment}"),
+            segments: format!(
+                "SELECT number, first, last FROM {{prefix}}log_segments WHERE {segment}"
+            ),
             which,
         }
     }

@@ -136,7 +136,8 @@ impl<'a> Segments<'a> {
             names,
             &format!(
                 "SELECT number, first, last, events, {may_match} AS may_match
-                FROM (SELECT * FROM §log_segments WHERE {which} ORDER BY last DESC, number DESC LIMIT {limit}) s
+                FROM (SELECT * FROM {{prefix}}log_segments WHERE {which}
+                    ORDER BY last DESC, number DESC LIMIT {limit}) s
                 ORDER BY last DESC, number DESC"
             ),
         );
@@ -185,18 +186,18 @@ impl Rollups {
         };
         let mut sql = Statement::new(
             names,
-            "SELECT (SELECT min(first) FROM §rollup_records WHERE NOT unreadable) AS first_unmerged,
-                (SELECT max(last) FROM §rollup_records WHERE NOT unreadable) AS last_unmerged,",
+            "SELECT (SELECT min(first) FROM {prefix}rollup_records WHERE NOT unreadable) AS first_unmerged,
+                (SELECT max(last) FROM {prefix}rollup_records WHERE NOT unreadable) AS last_unmerged,",
         );
         let least = sql.placeholder(Value::Time(Some(i64::MIN)));
         sql.push_sql(
             names,
             &format!(
-                "(SELECT min(start) FROM §hours WHERE caller_id = {ALL_CALLERS}) AS first_hour,
-                (SELECT min(start) FROM §minutes WHERE caller_id = {ALL_CALLERS} AND start >= coalesce(
-                    (SELECT before FROM §pruned WHERE kind = 'merged_hours'), {least})) AS first_minute,
-                (SELECT before FROM §pruned WHERE kind = 'merged_hours') AS hours,
-                (SELECT before FROM §pruned WHERE kind = 'pruned_hours') AS pruned"
+                "(SELECT min(start) FROM {{prefix}}hours WHERE caller_id = {ALL_CALLERS}) AS first_hour,
+                (SELECT min(start) FROM {{prefix}}minutes WHERE caller_id = {ALL_CALLERS} AND start >= coalesce(
+                    (SELECT before FROM {{prefix}}pruned WHERE kind = 'merged_hours'), {least})) AS first_minute,
+                (SELECT before FROM {{prefix}}pruned WHERE kind = 'merged_hours') AS hours,
+                (SELECT before FROM {{prefix}}pruned WHERE kind = 'pruned_hours') AS pruned"
             ),
         );
         let rows = session.fetch(sql).await?;
@@ -215,7 +216,7 @@ impl Rollups {
             without.push(Times { from, to });
         }
         // One by one, since they stay.
-        let unreadable = "SELECT DISTINCT first, last FROM §rollup_records WHERE unreadable";
+        let unreadable = "SELECT DISTINCT first, last FROM {prefix}rollup_records WHERE unreadable";
         for row in session.fetch(Statement::new(names, unreadable)).await? {
             without.push(Times {
                 from: required(row.time("first")?)?,
@@ -245,7 +246,10 @@ impl Rollups {
         }
         let hours = sql.placeholder(Value::Time(Some(self.hours)));
         // Rollups by minute may cover a quarter of an hour.
-        for (table, side, width) in [("§hours", "<", HOUR), ("§minutes", ">=", QUARTER)] {
+        for (table, side, width) in [
+            ("{prefix}hours", "<", HOUR),
+            ("{prefix}minutes", ">=", QUARTER),
+        ] {
             let earlier = names.dialect.earlier("s.first", width);
             any.push(format!(
                 "EXISTS (SELECT 1 FROM {table} t WHERE {which} AND t.start {side} {hours}

@@ -22,7 +22,7 @@ pub(super) async fn add_ready<E: Engine>(engine: &E, waits: bool) -> Result<Opti
         return Ok(None);
     };
     let record = format!(
-        "SELECT number, rollups FROM §rollup_records WHERE ready AND {READABLE}
+        "SELECT number, rollups FROM {{prefix}}rollup_records WHERE ready AND {READABLE}
         ORDER BY number LIMIT 1"
     );
     let rows = session.fetch(Statement::new(names, &record)).await?;
@@ -62,13 +62,13 @@ async fn add<E: Engine>(
     let late_days = late(DAY, merged.days);
     if !late_days.is_empty() {
         engine
-            .add_rollups(session, "§days", &late_days, false)
+            .add_rollups(session, "{prefix}days", &late_days, false)
             .await?;
     }
     let late_hours = late(HOUR, merged.hours);
     if !late_hours.is_empty() {
         engine
-            .add_rollups(session, "§hours", &late_hours, false)
+            .add_rollups(session, "{prefix}hours", &late_hours, false)
             .await?;
         aggregate_late(session, engine.names(), &late_hours, merged.days).await?;
     }
@@ -78,7 +78,7 @@ async fn add<E: Engine>(
         .partition::<Vec<_>, _>(|it| known.contains(&it.start));
     if !late.is_empty() {
         engine
-            .add_rollups(session, "§minutes", &late, false)
+            .add_rollups(session, "{prefix}minutes", &late, false)
             .await?;
     }
     if !new.is_empty() {
@@ -95,7 +95,9 @@ async fn add_new<E: Engine>(
     rollups: &[SeriesRollup],
 ) -> Result<(), SqlError> {
     session.execute_script("SAVEPOINT adding").await?;
-    let added = engine.add_rollups(session, "§minutes", rollups, true).await;
+    let added = engine
+        .add_rollups(session, "{prefix}minutes", rollups, true)
+        .await;
     let error = added.as_ref().err().and_then(SqlError::as_database_error);
     if !error.is_some_and(|error| error.is_unique_violation()) {
         return added;
@@ -104,7 +106,7 @@ async fn add_new<E: Engine>(
         .execute_script("ROLLBACK TO SAVEPOINT adding")
         .await?;
     engine
-        .add_rollups(session, "§minutes", rollups, false)
+        .add_rollups(session, "{prefix}minutes", rollups, false)
         .await
 }
 
@@ -117,7 +119,7 @@ async fn known_minutes<S: Session>(
 ) -> Result<HashSet<i64>, SqlError> {
     let starts = || rollups.iter().map(|it| it.start);
     let known = format!(
-        "SELECT DISTINCT start FROM §minutes
+        "SELECT DISTINCT start FROM {{prefix}}minutes
         WHERE caller_id = {ALL_CALLERS} AND start >= $1 AND start <= $2"
     );
     let known = Statement::new(names, &known)

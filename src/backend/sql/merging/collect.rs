@@ -143,7 +143,7 @@ impl Passed {
 
 async fn has_ready<S: Session>(session: &mut S, names: &Names) -> Result<bool, SqlError> {
     let any = format!(
-        "SELECT EXISTS (SELECT 1 FROM §rollup_records WHERE ready AND {READABLE}) AS found"
+        "SELECT EXISTS (SELECT 1 FROM {{prefix}}rollup_records WHERE ready AND {READABLE}) AS found"
     );
     let rows = session.fetch(Statement::new(names, &any)).await?;
     required(rows.first())?.boolean("found")
@@ -155,8 +155,8 @@ async fn passed_records<S: Session>(
     current: &Range<i64>,
 ) -> Result<Passed, SqlError> {
     let records = format!(
-        "SELECT number, length(rollups) AS bytes, (SELECT max(id) FROM §callers) AS last_caller
-        FROM §rollup_records WHERE (first < $1 OR last >= $2) AND NOT ready AND {READABLE}
+        "SELECT number, length(rollups) AS bytes, (SELECT max(id) FROM {{prefix}}callers) AS last_caller
+        FROM {{prefix}}rollup_records WHERE (first < $1 OR last >= $2) AND NOT ready AND {READABLE}
         ORDER BY number LIMIT $3"
     );
     let records = Statement::new(names, &records)
@@ -188,7 +188,7 @@ async fn read<S: Session>(
     names: &Names,
     numbers: &[i64],
 ) -> Result<Vec<S::Row>, SqlError> {
-    let records = "SELECT number, rollups FROM §rollup_records WHERE ";
+    let records = "SELECT number, rollups FROM {prefix}rollup_records WHERE ";
     let mut sql = Statement::new(names, records);
     let is_one = sql.is_one_of(names, "number", numbers);
     sql.push(&is_one);

@@ -26,8 +26,9 @@ impl Merged {
         session: &mut S,
         names: &Names,
     ) -> Result<Self, SqlError> {
-        let merged = "SELECT (SELECT before FROM §pruned WHERE kind = 'merged_hours') AS hours,
-            (SELECT before FROM §pruned WHERE kind = 'merged_days') AS days";
+        let merged =
+            "SELECT (SELECT before FROM {prefix}pruned WHERE kind = 'merged_hours') AS hours,
+            (SELECT before FROM {prefix}pruned WHERE kind = 'merged_days') AS days";
         let rows = session.fetch(Statement::new(names, merged)).await?;
         let row = required(rows.first())?;
         Ok(Self::new(row.time("hours")?, row.time("days")?))

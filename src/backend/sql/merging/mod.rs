@@ -114,7 +114,8 @@ async fn merge_periodically<E: Engine>(engine: Weak<E>, mut running: Running) {
 }
 
 async fn has_records<E: Engine>(engine: &E) -> Result<bool, SqlError> {
-    let any = format!("SELECT EXISTS (SELECT 1 FROM §rollup_records WHERE {READABLE}) AS found");
+    let any =
+        format!("SELECT EXISTS (SELECT 1 FROM {{prefix}}rollup_records WHERE {READABLE}) AS found");
     let mut session = engine.reader().await?;
     let rows = session.fetch(Statement::new(engine.names(), &any)).await?;
     required(rows.first())?.boolean("found")
@@ -124,8 +125,8 @@ async fn has_records<E: Engine>(engine: &E) -> Result<bool, SqlError> {
 pub(super) async fn backlog<E: Engine>(engine: &E) -> Result<MergeBacklog, SqlError> {
     let backlog = format!(
         "SELECT count(*) AS records, min(written_at) AS oldest,
-            (SELECT count(*) FROM §rollup_records WHERE NOT ({READABLE})) AS unreadable
-        FROM §rollup_records WHERE {READABLE}"
+            (SELECT count(*) FROM {{prefix}}rollup_records WHERE NOT ({READABLE})) AS unreadable
+        FROM {{prefix}}rollup_records WHERE {READABLE}"
     );
     let mut session = engine.reader().await?;
     let rows = session

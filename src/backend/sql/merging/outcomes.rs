@@ -30,13 +30,12 @@ pub(super) async fn aggregate_hour<S: Session>(
             .bind(i64::from(*callers.start()))
             .bind(i64::from(*callers.end()))
     };
-    let delete =
-        "DELETE FROM §hours_by_outcome WHERE start = $1 AND caller_id >= $2 AND caller_id <= $3";
+    let delete = "DELETE FROM {prefix}hours_by_outcome WHERE start = $1 AND caller_id >= $2 AND caller_id <= $3";
     session.execute(bound(delete)).await?;
     let insert = format!(
-        "INSERT INTO §hours_by_outcome (caller_id, start, kind_id, count, cost, request_bytes, response_bytes)
+        "INSERT INTO {{prefix}}hours_by_outcome (caller_id, start, kind_id, count, cost, request_bytes, response_bytes)
         SELECT t.caller_id, $1, min(t.kind_id), {}
-        FROM §hours t JOIN §kinds k ON k.id = t.kind_id
+        FROM {{prefix}}hours t JOIN {{prefix}}kinds k ON k.id = t.kind_id
         WHERE t.start = $1 AND t.caller_id >= $2 AND t.caller_id <= $3
         GROUP BY t.caller_id, k.outcome, k.cause ORDER BY 1, 3",
         sums(names),
@@ -54,7 +53,7 @@ pub(super) async fn store_totals<S: Session>(
 ) -> Result<(), SqlError> {
     let select = format!(
         "SELECT t.caller_id, min(t.kind_id) AS kind_id, {}
-        FROM §hours_by_outcome t JOIN §kinds k ON k.id = t.kind_id
+        FROM {{prefix}}hours_by_outcome t JOIN {{prefix}}kinds k ON k.id = t.kind_id
         WHERE t.start >= $1 AND t.start < $2 AND t.caller_id <> {ALL_CALLERS}
         GROUP BY t.caller_id, k.outcome, k.cause ORDER BY 1, 2",
         sums(names),
@@ -68,7 +67,7 @@ pub(super) async fn store_totals<S: Session>(
     drop(rows);
     let hours = (bucket.end - bucket.start) / HOUR;
     if let Some(record) = RollupRecord::new(&rollups) {
-        let upsert = "INSERT INTO §caller_totals (hours, start, totals) VALUES ($1, $2, $3)
+        let upsert = "INSERT INTO {prefix}caller_totals (hours, start, totals) VALUES ($1, $2, $3)
             ON CONFLICT (hours, start) DO UPDATE SET totals = excluded.totals";
         let upsert = Statement::new(names, upsert)
             .bind(hours)
@@ -76,7 +75,7 @@ pub(super) async fn store_totals<S: Session>(
             .bind(Value::Bytes(Some(record.bytes)));
         session.execute(upsert).await?;
     } else {
-        let delete = "DELETE FROM §caller_totals WHERE hours = $1 AND start = $2";
+        let delete = "DELETE FROM {prefix}caller_totals WHERE hours = $1 AND start = $2";
         let delete = Statement::new(names, delete)
             .bind(hours)
             .bind(Value::Time(Some(bucket.start)));
@@ -131,7 +130,7 @@ pub(super) async fn aggregate_late<S: Session>(
     let days = days.into_iter().filter(|day| *day < days_until);
     let buckets = hours.into_iter().map(|hour| (HOUR, hour));
     for (width, start) in buckets.chain(days.map(|day| (DAY, day))) {
-        let mark = "INSERT INTO §caller_totals (hours, start, totals) VALUES ($1, $2, NULL)
+        let mark = "INSERT INTO {prefix}caller_totals (hours, start, totals) VALUES ($1, $2, NULL)
             ON CONFLICT (hours, start) DO UPDATE SET totals = NULL";
         let mark = Statement::new(names, mark)
             .bind(width / HOUR)
@@ -174,7 +173,7 @@ async fn next_outdated<S: Session>(
     session: &mut S,
     names: &Names,
 ) -> Result<Option<Range<i64>>, SqlError> {
-    let next = "SELECT CAST(hours AS bigint) AS hours, start FROM §caller_totals
+    let next = "SELECT CAST(hours AS bigint) AS hours, start FROM {prefix}caller_totals
         WHERE totals IS NULL ORDER BY start DESC LIMIT 1";
     let rows = session.fetch(Statement::new(names, next)).await?;
     let Some(row) = rows.first() else {

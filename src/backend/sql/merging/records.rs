@@ -22,7 +22,13 @@ pub(super) async fn delete<S: Session>(
     names: &Names,
     numbers: &[i64],
 ) -> Result<(), SqlError> {
-    let deleted = for_records(session, names, "DELETE FROM §rollup_records", numbers).await?;
+    let deleted = for_records(
+        session,
+        names,
+        "DELETE FROM {prefix}rollup_records",
+        numbers,
+    )
+    .await?;
     if deleted != numbers.len() as u64 {
         return Err(decode(
             "rollup records were merged by two processes at once",
@@ -37,7 +43,7 @@ pub(super) async fn set_aside<S: Session>(
     names: &Names,
     numbers: &[i64],
 ) -> Result<(), SqlError> {
-    let mark = "UPDATE §rollup_records SET unreadable = TRUE";
+    let mark = "UPDATE {prefix}rollup_records SET unreadable = TRUE";
     for_records(session, names, mark, numbers).await?;
     Ok(())
 }

@@ -17,7 +17,7 @@ struct Step {
     from: &'static str,
     to: &'static str,
     width: i64,
-    /// The entry in §pruned.
+    /// The entry in the table `pruned`.
     mark: &'static str,
     merged: fn(&Merged) -> i64,
     /// The time up to which the narrower rollups are complete.
@@ -26,16 +26,16 @@ struct Step {
 
 const STEPS: [Step; 2] = [
     Step {
-        from: "§minutes",
-        to: "§hours",
+        from: "{prefix}minutes",
+        to: "{prefix}hours",
         width: HOUR,
         mark: "merged_hours",
         merged: |merged| merged.hours,
         complete: |_| i64::MAX,
     },
     Step {
-        from: "§hours",
-        to: "§days",
+        from: "{prefix}hours",
+        to: "{prefix}days",
         width: DAY,
         mark: "merged_days",
         merged: |merged| merged.days,
@@ -111,7 +111,7 @@ async fn roll_up_next<E: Engine>(
         }
         store_totals(&mut session, names, bucket..bucket + width).await?;
     }
-    let mark = "INSERT INTO §pruned (kind, before) VALUES ($1, $2)
+    let mark = "INSERT INTO {prefix}pruned (kind, before) VALUES ($1, $2)
         ON CONFLICT (kind) DO UPDATE SET before = excluded.before";
     let mark = Statement::new(names, mark)
         .bind(step.mark)

@@ -30,7 +30,7 @@ pub(super) async fn caller_totals<S: Session>(
         let mut from = part.starts.start;
         loop {
             let select = format!(
-                "SELECT start, totals FROM §caller_totals
+                "SELECT start, totals FROM {{prefix}}caller_totals
                 WHERE hours = $1 AND start >= $2 AND start < $3 ORDER BY start LIMIT {AT_ONCE}"
             );
             let select = Statement::new(names, &select)

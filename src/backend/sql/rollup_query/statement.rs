@@ -13,18 +13,18 @@ use crate::usage::{Granularity, UsageRange};
 /// pruned; and whether the totals of callers are missing after a migration.
 pub(super) fn extent(names: &Names) -> Statement {
     let template = format!(
-        "SELECT (SELECT min(start) FROM §hours WHERE caller_id = {ALL_CALLERS}) AS first_hour,
-    (SELECT max(start) FROM §hours WHERE caller_id = {ALL_CALLERS}) AS last_hour,
-    (SELECT min(start) FROM §minutes WHERE caller_id = {ALL_CALLERS}) AS first_minute,
-    (SELECT max(start) FROM §minutes WHERE caller_id = {ALL_CALLERS}) AS last_minute,
-    (SELECT min(first) FROM §rollup_records WHERE {READABLE}) AS first_unmerged,
-    (SELECT max(last) FROM §rollup_records WHERE {READABLE}) AS last_unmerged,
-    (SELECT before FROM §pruned WHERE kind = 'minutes') AS dropped,
-    (SELECT before FROM §pruned WHERE kind = 'quarter_hours') AS folded,
-    (SELECT before FROM §pruned WHERE kind = 'merged_hours') AS merged_hours,
-    (SELECT before FROM §pruned WHERE kind = 'merged_days') AS merged_days,
-    (SELECT before FROM §pruned WHERE kind = 'hours') AS gone,
-    EXISTS (SELECT 1 FROM §caller_totals WHERE totals IS NULL) AS lacks_totals"
+        "SELECT (SELECT min(start) FROM {{prefix}}hours WHERE caller_id = {ALL_CALLERS}) AS first_hour,
+    (SELECT max(start) FROM {{prefix}}hours WHERE caller_id = {ALL_CALLERS}) AS last_hour,
+    (SELECT min(start) FROM {{prefix}}minutes WHERE caller_id = {ALL_CALLERS}) AS first_minute,
+    (SELECT max(start) FROM {{prefix}}minutes WHERE caller_id = {ALL_CALLERS}) AS last_minute,
+    (SELECT min(first) FROM {{prefix}}rollup_records WHERE {READABLE}) AS first_unmerged,
+    (SELECT max(last) FROM {{prefix}}rollup_records WHERE {READABLE}) AS last_unmerged,
+    (SELECT before FROM {{prefix}}pruned WHERE kind = 'minutes') AS dropped,
+    (SELECT before FROM {{prefix}}pruned WHERE kind = 'quarter_hours') AS folded,
+    (SELECT before FROM {{prefix}}pruned WHERE kind = 'merged_hours') AS merged_hours,
+    (SELECT before FROM {{prefix}}pruned WHERE kind = 'merged_days') AS merged_days,
+    (SELECT before FROM {{prefix}}pruned WHERE kind = 'hours') AS gone,
+    EXISTS (SELECT 1 FROM {{prefix}}caller_totals WHERE totals IS NULL) AS lacks_totals"
     );
     Statement::new(names, &template)
 }
@@ -56,14 +56,16 @@ fn condition(sql: &mut Statement, names: &Names, range: &UsageRange) -> String {
 pub(super) fn callers_of(names: &Names, range: &UsageRange) -> Statement {
     let mut sql = Statement::new(names, "");
     let condition = condition(&mut sql, names, range);
-    let select = format!("SELECT c.id, c.key_id, c.owner FROM §callers c WHERE TRUE{condition}");
+    let select =
+        format!("SELECT c.id, c.key_id, c.owner FROM {{prefix}}callers c WHERE TRUE{condition}");
     sql.push_sql(names, &select);
     sql
 }
 
 /// Selects all kinds.
 pub(super) fn kinds(names: &Names) -> Statement {
-    let kinds = "SELECT id, method, endpoint, http_status, grpc_status, outcome, cause FROM §kinds";
+    let kinds =
+        "SELECT id, method, endpoint, http_status, grpc_status, outcome, cause FROM {prefix}kinds";
     Statement::new(names, kinds)
 }
 
@@ -82,7 +84,7 @@ pub(super) fn by_series(
     let bucket = bucket(names, grid);
     let by = format!("t.caller_id, t.kind_id{bucket}");
     let parts = parts.iter().map(|part| (part.clone(), by.clone()));
-    read(names, range, callers, "§hours", &select, "", parts)
+    read(names, range, callers, "{prefix}hours", &select, "", parts)
 }
 
 /// Rollups of a range by outcome, cause and the time buckets of each section.
@@ -99,14 +101,14 @@ pub(super) fn by_outcome(
         parts.into_iter().map(move |part| (part, by.clone()))
     });
     let select = "NULL AS key_id, k.outcome, k.cause";
-    let hours = "§hours_by_outcome";
+    let hours = "{prefix}hours_by_outcome";
     read(
         names,
         range,
         callers,
         hours,
         select,
-        " CROSS JOIN §kinds k",
+        " CROSS JOIN {prefix}kinds k",
         parts,
     )
 }
@@ -119,9 +121,9 @@ pub(super) fn by_key(names: &Names, range: &UsageRange, parts: Vec<RangePart>) -
         names,
         range,
         Callers::Each,
-        "§hours_by_outcome",
+        "{prefix}hours_by_outcome",
         by,
-        " CROSS JOIN §kinds k",
+        " CROSS JOIN {prefix}kinds k",
         parts,
     )
 }
@@ -142,9 +144,9 @@ fn read(
     let condition = condition(&mut sql, names, range);
     let read = parts.map(|(part, by)| {
         let table = match part.width {
-            Granularity::Minute | Granularity::QuarterHour => "§minutes",
+            Granularity::Minute | Granularity::QuarterHour => "{prefix}minutes",
             Granularity::Hour => hours,
-            _ => "§days",
+            _ => "{prefix}days",
         };
         let from = sql.placeholder(Value::Time(Some(part.starts.start)));
         let to = sql.placeholder(Value::Time(Some(part.starts.end)));
@@ -156,11 +158,11 @@ fn read(
             }
             // SQLite reads the tables in this order.
             Callers::Each if condition.is_empty() && !other.is_empty() => (
-                format!("{table} t CROSS JOIN §callers c"),
+                format!("{table} t CROSS JOIN {{prefix}}callers c"),
                 format!("t.caller_id = c.id AND {within}"),
             ),
             Callers::Each if condition.is_empty() => (
-                format!("§callers c CROSS JOIN {table} t"),
+                format!("{{prefix}}callers c CROSS JOIN {table} t"),
                 format!("t.caller_id = c.id AND {within}"),
             ),
             Callers::Each => {

@@ -27,7 +27,7 @@ pub(super) async fn unmerged<S: Session>(
 ) -> Result<Vec<Rollup>, SqlError> {
     // The rollup of a minute may start up to an hour before it.
     let records = format!(
-        "SELECT ready, rollups FROM §rollup_records
+        "SELECT ready, rollups FROM {{prefix}}rollup_records
         WHERE {READABLE} AND last >= $1 AND first < $2"
     );
     let records = Statement::new(names, &records)

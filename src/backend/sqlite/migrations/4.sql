@@ -1,5 +1,5 @@
 -- The key and the owner of requests.
-CREATE TABLE §callers (
+CREATE TABLE {prefix}callers (
     -- 0 is all callers. No number is given twice.
     id INTEGER PRIMARY KEY AUTOINCREMENT,
     -- A hash of key_id and owner.
@@ -13,7 +13,7 @@ CREATE TABLE §callers (
 ) STRICT;
 
 -- Attributes that many requests share.
-CREATE TABLE §kinds (
+CREATE TABLE {prefix}kinds (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
     -- A hash of the attributes from method to cause.
     hash BLOB NOT NULL UNIQUE,
@@ -28,30 +28,30 @@ CREATE TABLE §kinds (
     token INTEGER NOT NULL
 ) STRICT;
 
-CREATE TABLE §series_numbers AS
+CREATE TABLE {prefix}series_numbers AS
     SELECT *, dense_rank() OVER (ORDER BY key_id, owner) AS caller_id,
         dense_rank() OVER (ORDER BY method, endpoint, http_status, grpc_status, outcome, cause,
             status_class) AS kind_id
-    FROM §series;
-CREATE UNIQUE INDEX §series_numbers_by_id ON §series_numbers (id);
+    FROM {prefix}series;
+CREATE UNIQUE INDEX {prefix}series_numbers_by_id ON {prefix}series_numbers (id);
 -- Any unique hash will do: a caller or a kind that is written again gets another row.
-INSERT INTO §callers (id, hash, key_id, owner, last_seen_day, token)
+INSERT INTO {prefix}callers (id, hash, key_id, owner, last_seen_day, token)
     SELECT caller_id, min(hash), key_id, owner, max(last_seen_day), random()
-    FROM §series_numbers GROUP BY caller_id;
-INSERT INTO §kinds (id, hash, method, endpoint, http_status, grpc_status, outcome, cause, status_class, last_seen_day,
+    FROM {prefix}series_numbers GROUP BY caller_id;
+INSERT INTO {prefix}kinds (id, hash, method, endpoint, http_status, grpc_status, outcome, cause, status_class, last_seen_day,
         token)
     SELECT kind_id, min(hash), method, endpoint, http_status, grpc_status, outcome,
         CASE cause WHEN 'refused' THEN 'rejected' ELSE cause END, status_class, max(last_seen_day), random()
-    FROM §series_numbers GROUP BY kind_id;
-CREATE INDEX §callers_by_key ON §callers (key_id);
-CREATE INDEX §callers_by_owner ON §callers (owner);
+    FROM {prefix}series_numbers GROUP BY kind_id;
+CREATE INDEX {prefix}callers_by_key ON {prefix}callers (key_id);
+CREATE INDEX {prefix}callers_by_owner ON {prefix}callers (owner);
 
-DROP VIEW §request_log;
-DROP VIEW §usage_by_minute;
-DROP VIEW §usage_by_hour;
+DROP VIEW {prefix}request_log;
+DROP VIEW {prefix}usage_by_minute;
+DROP VIEW {prefix}usage_by_hour;
 
 -- Rollups of all requests by minute, independent of the request log. Those of caller 0 include all callers.
-CREATE TABLE §new_minutes (
+CREATE TABLE {prefix}new_minutes (
     caller_id INTEGER NOT NULL,
     start INTEGER NOT NULL,
     kind_id INTEGER NOT NULL,
@@ -63,7 +63,7 @@ CREATE TABLE §new_minutes (
     latency BLOB NOT NULL,
     PRIMARY KEY (caller_id, start, kind_id)
 ) STRICT, WITHOUT ROWID;
-CREATE TABLE §new_hours (
+CREATE TABLE {prefix}new_hours (
     caller_id INTEGER NOT NULL,
     start INTEGER NOT NULL,
     kind_id INTEGER NOT NULL,
@@ -74,7 +74,7 @@ CREATE TABLE §new_hours (
     latency BLOB NOT NULL,
     PRIMARY KEY (caller_id, start, kind_id)
 ) STRICT, WITHOUT ROWID;
-CREATE TABLE §new_days (
+CREATE TABLE {prefix}new_days (
     caller_id INTEGER NOT NULL,
     start INTEGER NOT NULL,
     kind_id INTEGER NOT NULL,
@@ -85,41 +85,41 @@ CREATE TABLE §new_days (
     latency BLOB NOT NULL,
     PRIMARY KEY (caller_id, start, kind_id)
 ) STRICT, WITHOUT ROWID;
-INSERT INTO §new_minutes
+INSERT INTO {prefix}new_minutes
     SELECT s.caller_id, t.start, s.kind_id, t.count, t.cost, t.request_bytes, t.response_bytes, t.latency
-    FROM §minutes t JOIN §series_numbers s ON s.id = t.series_id ORDER BY 1, 2, 3;
-INSERT INTO §new_hours
+    FROM {prefix}minutes t JOIN {prefix}series_numbers s ON s.id = t.series_id ORDER BY 1, 2, 3;
+INSERT INTO {prefix}new_hours
     SELECT s.caller_id, t.start, s.kind_id, t.count, t.cost, t.request_bytes, t.response_bytes, t.latency
-    FROM §hours t JOIN §series_numbers s ON s.id = t.series_id ORDER BY 1, 2, 3;
-INSERT INTO §new_days
+    FROM {prefix}hours t JOIN {prefix}series_numbers s ON s.id = t.series_id ORDER BY 1, 2, 3;
+INSERT INTO {prefix}new_days
     SELECT s.caller_id, t.start, s.kind_id, t.count, t.cost, t.request_bytes, t.response_bytes, t.latency
-    FROM §days t JOIN §series_numbers s ON s.id = t.series_id ORDER BY 1, 2, 3;
-INSERT INTO §new_minutes
+    FROM {prefix}days t JOIN {prefix}series_numbers s ON s.id = t.series_id ORDER BY 1, 2, 3;
+INSERT INTO {prefix}new_minutes
     SELECT 0, start, kind_id, sum(count), sum(cost),
         CASE WHEN sum(request_bytes >> 32) + (sum(request_bytes & 4294967295) >> 32) >= 2147483648
         THEN 9223372036854775807 ELSE (sum(request_bytes >> 32) << 32) + sum(request_bytes & 4294967295) END,
         CASE WHEN sum(response_bytes >> 32) + (sum(response_bytes & 4294967295) >> 32) >= 2147483648
         THEN 9223372036854775807 ELSE (sum(response_bytes >> 32) << 32) + sum(response_bytes & 4294967295) END,
         CAST(group_concat(latency, '') AS BLOB)
-    FROM §new_minutes GROUP BY start, kind_id;
-INSERT INTO §new_hours
+    FROM {prefix}new_minutes GROUP BY start, kind_id;
+INSERT INTO {prefix}new_hours
     SELECT 0, start, kind_id, sum(count), sum(cost),
         CASE WHEN sum(request_bytes >> 32) + (sum(request_bytes & 4294967295) >> 32) >= 2147483648
         THEN 9223372036854775807 ELSE (sum(request_bytes >> 32) << 32) + sum(request_bytes & 4294967295) END,
         CASE WHEN sum(response_bytes >> 32) + (sum(response_bytes & 4294967295) >> 32) >= 2147483648
         THEN 9223372036854775807 ELSE (sum(response_bytes >> 32) << 32) + sum(response_bytes & 4294967295) END,
         CAST(group_concat(latency, '') AS BLOB)
-    FROM §new_hours GROUP BY start, kind_id;
-INSERT INTO §new_days
+    FROM {prefix}new_hours GROUP BY start, kind_id;
+INSERT INTO {prefix}new_days
     SELECT 0, start, kind_id, sum(count), sum(cost),
         CASE WHEN sum(request_bytes >> 32) + (sum(request_bytes & 4294967295) >> 32) >= 2147483648
         THEN 9223372036854775807 ELSE (sum(request_bytes >> 32) << 32) + sum(request_bytes & 4294967295) END,
         CASE WHEN sum(response_bytes >> 32) + (sum(response_bytes & 4294967295) >> 32) >= 2147483648
         THEN 9223372036854775807 ELSE (sum(response_bytes >> 32) << 32) + sum(response_bytes & 4294967295) END,
         CAST(group_concat(latency, '') AS BLOB)
-    FROM §new_days GROUP BY start, kind_id;
+    FROM {prefix}new_days GROUP BY start, kind_id;
 
-CREATE TABLE §new_requests (
+CREATE TABLE {prefix}new_requests (
     row INTEGER PRIMARY KEY,
     time INTEGER NOT NULL,
     id BLOB NOT NULL,
@@ -139,46 +139,46 @@ CREATE TABLE §new_requests (
     -- Set if the time of the id is not that of the request, to the millisecond.
     id_time_differs INTEGER
 ) STRICT;
-INSERT INTO §new_requests
+INSERT INTO {prefix}new_requests
     SELECT r.row, r.time, r.id, r.latency_us, r.response_bytes, r.request_bytes, r.cost, 1 + (r.row >> 14),
         s.caller_id, s.kind_id, r.path, r.request_id, r.resource_id, r.rejection_reason, r.client_ip,
         r.id_time_differs
-    FROM §requests r JOIN §series_numbers s ON s.id = r.series_id ORDER BY r.row;
+    FROM {prefix}requests r JOIN {prefix}series_numbers s ON s.id = r.series_id ORDER BY r.row;
 
 -- Views of the application may refer to the tables meanwhile.
 PRAGMA legacy_alter_table = ON;
-DROP TABLE §requests;
-DROP TABLE §minutes;
-DROP TABLE §hours;
-DROP TABLE §days;
-DROP TABLE §key_minutes;
-DROP TABLE §key_hours;
-DROP TABLE §series;
-DROP TABLE §series_numbers;
-ALTER TABLE §new_requests RENAME TO §requests;
-ALTER TABLE §new_minutes RENAME TO §minutes;
-ALTER TABLE §new_hours RENAME TO §hours;
-ALTER TABLE §new_days RENAME TO §days;
+DROP TABLE {prefix}requests;
+DROP TABLE {prefix}minutes;
+DROP TABLE {prefix}hours;
+DROP TABLE {prefix}days;
+DROP TABLE {prefix}key_minutes;
+DROP TABLE {prefix}key_hours;
+DROP TABLE {prefix}series;
+DROP TABLE {prefix}series_numbers;
+ALTER TABLE {prefix}new_requests RENAME TO {prefix}requests;
+ALTER TABLE {prefix}new_minutes RENAME TO {prefix}minutes;
+ALTER TABLE {prefix}new_hours RENAME TO {prefix}hours;
+ALTER TABLE {prefix}new_days RENAME TO {prefix}days;
 PRAGMA legacy_alter_table = OFF;
-CREATE INDEX §minutes_by_start ON §minutes (start);
-CREATE INDEX §hours_by_start ON §hours (start);
-CREATE INDEX §days_by_start ON §days (start);
+CREATE INDEX {prefix}minutes_by_start ON {prefix}minutes (start);
+CREATE INDEX {prefix}hours_by_start ON {prefix}hours (start);
+CREATE INDEX {prefix}days_by_start ON {prefix}days (start);
 -- The times up to which there are all hours and days. The current hour and day are rolled up when they have passed, as
 -- all others from now on.
-INSERT INTO §pruned (kind, before)
+INSERT INTO {prefix}pruned (kind, before)
     SELECT 'merged_hours', max(min(max(start) + 3600000000, unixepoch() / 3600 * 3600000000),
-        coalesce((SELECT before FROM §pruned WHERE kind = 'minutes'), -9223372036854775807))
-    FROM §hours HAVING max(start) IS NOT NULL;
-DELETE FROM §hours WHERE start >= (SELECT before FROM §pruned WHERE kind = 'merged_hours');
-INSERT INTO §pruned (kind, before)
+        coalesce((SELECT before FROM {prefix}pruned WHERE kind = 'minutes'), -9223372036854775807))
+    FROM {prefix}hours HAVING max(start) IS NOT NULL;
+DELETE FROM {prefix}hours WHERE start >= (SELECT before FROM {prefix}pruned WHERE kind = 'merged_hours');
+INSERT INTO {prefix}pruned (kind, before)
     SELECT 'merged_days', min(max(start) + 86400000000,
         coalesce((SELECT before - (before % 86400000000 + 86400000000) % 86400000000
-            FROM §pruned WHERE kind = 'merged_hours'), 9223372036854775807))
-    FROM §days HAVING max(start) IS NOT NULL;
-DELETE FROM §days WHERE start >= (SELECT before FROM §pruned WHERE kind = 'merged_days');
+            FROM {prefix}pruned WHERE kind = 'merged_hours'), 9223372036854775807))
+    FROM {prefix}days HAVING max(start) IS NOT NULL;
+DELETE FROM {prefix}days WHERE start >= (SELECT before FROM {prefix}pruned WHERE kind = 'merged_days');
 
 -- Rollups by caller, hour, outcome and cause.
-CREATE TABLE §hours_by_outcome (
+CREATE TABLE {prefix}hours_by_outcome (
     caller_id INTEGER NOT NULL,
     start INTEGER NOT NULL,
     -- A kind with this outcome and cause, as their representative.
@@ -189,17 +189,17 @@ CREATE TABLE §hours_by_outcome (
     response_bytes INTEGER NOT NULL,
     PRIMARY KEY (caller_id, start, kind_id)
 ) STRICT, WITHOUT ROWID;
-INSERT INTO §hours_by_outcome
+INSERT INTO {prefix}hours_by_outcome
     SELECT t.caller_id, t.start, min(t.kind_id), sum(t.count), sum(t.cost),
         CASE WHEN sum(t.request_bytes >> 32) + (sum(t.request_bytes & 4294967295) >> 32) >= 2147483648
         THEN 9223372036854775807 ELSE (sum(t.request_bytes >> 32) << 32) + sum(t.request_bytes & 4294967295) END,
         CASE WHEN sum(t.response_bytes >> 32) + (sum(t.response_bytes & 4294967295) >> 32) >= 2147483648
         THEN 9223372036854775807 ELSE (sum(t.response_bytes >> 32) << 32) + sum(t.response_bytes & 4294967295) END
-    FROM §hours t JOIN §kinds k ON k.id = t.kind_id
+    FROM {prefix}hours t JOIN {prefix}kinds k ON k.id = t.kind_id
     GROUP BY t.caller_id, t.start, k.outcome, k.cause ORDER BY 1, 2, 3;
-CREATE INDEX §hours_by_outcome_by_start ON §hours_by_outcome (start);
+CREATE INDEX {prefix}hours_by_outcome_by_start ON {prefix}hours_by_outcome (start);
 -- The totals of all callers by outcome, in each hour and each day.
-CREATE TABLE §caller_totals (
+CREATE TABLE {prefix}caller_totals (
     -- 1 for an hour, 24 for a day.
     hours INTEGER NOT NULL,
     start INTEGER NOT NULL,
@@ -207,65 +207,65 @@ CREATE TABLE §caller_totals (
     totals BLOB,
     PRIMARY KEY (hours, start)
 ) STRICT;
-CREATE INDEX §outdated_caller_totals ON §caller_totals (start) WHERE totals IS NULL;
+CREATE INDEX {prefix}outdated_caller_totals ON {prefix}caller_totals (start) WHERE totals IS NULL;
 
 -- The background task encodes them.
-INSERT INTO §caller_totals (hours, start)
-    SELECT DISTINCT 1, start FROM §hours_by_outcome UNION SELECT DISTINCT 24, start FROM §days;
+INSERT INTO {prefix}caller_totals (hours, start)
+    SELECT DISTINCT 1, start FROM {prefix}hours_by_outcome UNION SELECT DISTINCT 24, start FROM {prefix}days;
 -- The histograms of caller 0 are those of all callers, one after the other.
-INSERT INTO §pruned (kind, before) SELECT 'not_compacted', unixepoch() * 1000000 FROM §hours LIMIT 1;
+INSERT INTO {prefix}pruned (kind, before) SELECT 'not_compacted', unixepoch() * 1000000 FROM {prefix}hours LIMIT 1;
 -- By segment, so that inserts touch few pages.
-CREATE INDEX §requests_by_caller ON §requests (segment, caller_id, kind_id);
-CREATE INDEX §requests_by_kind ON §requests (segment, kind_id);
-CREATE INDEX §requests_by_id ON §requests (segment, id) WHERE id_time_differs IS NOT NULL;
-CREATE INDEX §requests_by_request_id ON §requests (segment, request_id) WHERE request_id IS NOT NULL;
-CREATE INDEX §requests_by_resource ON §requests (segment, resource_id) WHERE resource_id IS NOT NULL;
-CREATE TRIGGER §log_pruned_follows AFTER DELETE ON §requests
-    WHEN OLD.row > (SELECT position FROM §log_pruned)
+CREATE INDEX {prefix}requests_by_caller ON {prefix}requests (segment, caller_id, kind_id);
+CREATE INDEX {prefix}requests_by_kind ON {prefix}requests (segment, kind_id);
+CREATE INDEX {prefix}requests_by_id ON {prefix}requests (segment, id) WHERE id_time_differs IS NOT NULL;
+CREATE INDEX {prefix}requests_by_request_id ON {prefix}requests (segment, request_id) WHERE request_id IS NOT NULL;
+CREATE INDEX {prefix}requests_by_resource ON {prefix}requests (segment, resource_id) WHERE resource_id IS NOT NULL;
+CREATE TRIGGER {prefix}log_pruned_follows AFTER DELETE ON {prefix}requests
+    WHEN OLD.row > (SELECT position FROM {prefix}log_pruned)
 BEGIN
-    UPDATE §log_pruned SET position = OLD.row;
+    UPDATE {prefix}log_pruned SET position = OLD.row;
 END;
 
 -- The segments of the request log. Each has several thousand requests that arrived around the same
 -- time.
-CREATE TABLE §log_segments (
+CREATE TABLE {prefix}log_segments (
     number INTEGER PRIMARY KEY,
     -- When its first and its last request arrived.
     first INTEGER NOT NULL,
     last INTEGER NOT NULL,
     events INTEGER NOT NULL
 ) STRICT;
-INSERT INTO §log_segments
-    SELECT segment, min(time), max(time), count(*) FROM §requests GROUP BY segment;
+INSERT INTO {prefix}log_segments
+    SELECT segment, min(time), max(time), count(*) FROM {prefix}requests GROUP BY segment;
 
-CREATE VIEW §request_log AS
+CREATE VIEW {prefix}request_log AS
     SELECT r.time, r.id, r.request_id, c.key_id, c.owner, k.method, k.endpoint, r.path,
         r.resource_id, k.http_status, k.grpc_status, k.status_class, k.outcome, k.cause,
         r.rejection_reason, r.cost, r.latency_us, r.request_bytes, r.response_bytes, r.client_ip, r.segment
-    FROM §requests r JOIN §callers c ON c.id = r.caller_id JOIN §kinds k ON k.id = r.kind_id;
-CREATE VIEW §usage_by_minute AS
+    FROM {prefix}requests r JOIN {prefix}callers c ON c.id = r.caller_id JOIN {prefix}kinds k ON k.id = r.kind_id;
+CREATE VIEW {prefix}usage_by_minute AS
     SELECT t.start, c.key_id, c.owner, k.method, k.endpoint, k.http_status, k.grpc_status,
         k.status_class, k.outcome, k.cause, t.count, t.cost, t.request_bytes, t.response_bytes
-    FROM §minutes t JOIN §callers c ON c.id = t.caller_id JOIN §kinds k ON k.id = t.kind_id;
-CREATE VIEW §usage_by_hour AS
+    FROM {prefix}minutes t JOIN {prefix}callers c ON c.id = t.caller_id JOIN {prefix}kinds k ON k.id = t.kind_id;
+CREATE VIEW {prefix}usage_by_hour AS
     SELECT t.start, c.key_id, c.owner, k.method, k.endpoint, k.http_status, k.grpc_status,
         k.status_class, k.outcome, k.cause, t.count, t.cost, t.request_bytes, t.response_bytes
-    FROM (SELECT caller_id, start, kind_id, count, cost, request_bytes, response_bytes FROM §hours
+    FROM (SELECT caller_id, start, kind_id, count, cost, request_bytes, response_bytes FROM {prefix}hours
         UNION ALL
         SELECT caller_id, start - (start % 3600000000 + 3600000000) % 3600000000, kind_id, sum(count), sum(cost),
             CASE WHEN sum(request_bytes >> 32) + (sum(request_bytes & 4294967295) >> 32) >= 2147483648
                 THEN 9223372036854775807 ELSE (sum(request_bytes >> 32) << 32) + sum(request_bytes & 4294967295) END,
             CASE WHEN sum(response_bytes >> 32) + (sum(response_bytes & 4294967295) >> 32) >= 2147483648
                 THEN 9223372036854775807 ELSE (sum(response_bytes >> 32) << 32) + sum(response_bytes & 4294967295) END
-        FROM §minutes
-        WHERE start >= coalesce((SELECT before FROM §pruned WHERE kind = 'merged_hours'),
+        FROM {prefix}minutes
+        WHERE start >= coalesce((SELECT before FROM {prefix}pruned WHERE kind = 'merged_hours'),
             -9223372036854775807)
         -- Found by their start, not scanned in the order of the primary key.
         GROUP BY +caller_id, 2, +kind_id) t
-    JOIN §callers c ON c.id = t.caller_id JOIN §kinds k ON k.id = t.kind_id;
+    JOIN {prefix}callers c ON c.id = t.caller_id JOIN {prefix}kinds k ON k.id = t.kind_id;
 
 -- Rollups that are not merged into the other tables yet.
-CREATE TABLE §rollup_records (
+CREATE TABLE {prefix}rollup_records (
     number INTEGER PRIMARY KEY,
     -- The version of the binary format.
     format INTEGER NOT NULL,
@@ -282,5 +282,5 @@ CREATE TABLE §rollup_records (
 ) STRICT;
 
 -- Whether another system issued the secret.
-ALTER TABLE §keys ADD COLUMN imported INTEGER NOT NULL DEFAULT 0;
-UPDATE §keys SET imported = 1 WHERE substr(hint, 1, 9) = 'imported ';
+ALTER TABLE {prefix}keys ADD COLUMN imported INTEGER NOT NULL DEFAULT 0;
+UPDATE {prefix}keys SET imported = 1 WHERE substr(hint, 1, 9) = 'imported ';

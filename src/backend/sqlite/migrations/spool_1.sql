@@ -1,5 +1,5 @@
 -- Batches that wait for the sink, in the order in which they came.
-CREATE TABLE §batches (
+CREATE TABLE {prefix}batches (
     place INTEGER PRIMARY KEY AUTOINCREMENT,
     -- The batch's id, a UUID of 16 bytes.
     id BLOB NOT NULL UNIQUE CHECK (length(id) = 16),
@@ -11,7 +11,7 @@ CREATE TABLE §batches (
 ) STRICT;
 
 -- What could not be read back, as it was found.
-CREATE TABLE §unreadable (
+CREATE TABLE {prefix}unreadable (
     place INTEGER NOT NULL,
     id BLOB NOT NULL,
     events INTEGER NOT NULL,
