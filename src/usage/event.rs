@@ -56,8 +56,11 @@ pub struct UsageEvent {
     /// The rejection reason, if the layer rejected the request.
     #[serde(alias = "refusal")]
     pub rejection_reason: Option<RejectionReason>,
-    /// The cost of the request: what was charged to the key's rate limits, unless the application set another cost; `0` if
-    /// the layer rejected the request.
+    /// Whether the request is billable. By default, completed requests are; see
+    /// [`RecorderBuilder::billable`](super::RecorderBuilder::billable).
+    pub billable: bool,
+    /// The cost of the request: what was charged to the key's rate limits, unless the application set another cost;
+    /// `0` if the layer rejected the request.
     pub cost: u32,
     /// The time from the request's arrival to the end of the response, in microseconds.
     pub latency_us: u64,
@@ -89,12 +92,18 @@ impl UsageEvent {
             outcome: Outcome::Completed,
             cause: None,
             rejection_reason: None,
+            billable: true,
             cost: 1,
             latency_us: 0,
             request_bytes: 0,
             response_bytes: 0,
             client_ip: None,
         }
+    }
+
+    /// The cost of the request if it is billable, otherwise 0.
+    pub fn billable_cost(&self) -> u32 {
+        if self.billable { self.cost } else { 0 }
     }
 
     /// The request id that the client received in `x-request-id`: [`request_id`](Self::request_id), or else the

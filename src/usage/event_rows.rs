@@ -78,6 +78,7 @@ pub(crate) struct RowGroup {
     method: Method,
     outcome: Outcome,
     cause: Option<Cause>,
+    billable: bool,
 }
 
 impl<K> Default for EventRows<K> {
@@ -260,6 +261,7 @@ impl EventRows {
             outcome: event.outcome,
             cause: event.cause,
             rejection_reason: event.rejection_reason,
+            billable: event.billable,
             is_rejected: false,
         };
         let path = without_nul(event.path.clone());
@@ -293,6 +295,14 @@ impl EventRows {
             }
         }
     }
+
+    /// Sets which events are billable. Those that the layer has rejected are not.
+    pub(crate) fn set_billable(&mut self, billable: impl Fn(Outcome, Option<Cause>) -> bool) {
+        for Row { fields, .. } in &mut self.rows {
+            fields.billable =
+                fields.rejection_reason.is_none() && billable(fields.outcome, fields.cause);
+        }
+    }
 }
 
 impl FromIterator<UsageEvent> for EventRows {
@@ -323,6 +333,7 @@ impl<'a> EventRef<'a> {
             method: fields.method,
             outcome: fields.outcome,
             cause: fields.cause,
+            billable: fields.billable,
         }
     }
 
@@ -384,6 +395,7 @@ impl<'a> EventRef<'a> {
             outcome: fields.outcome,
             cause: fields.cause,
             rejection_reason: fields.rejection_reason,
+            billable: fields.billable,
             cost: fields.cost,
             latency_us: fields.latency_us,
             request_bytes: fields.request_bytes,

@@ -99,6 +99,12 @@ impl Outcome {
         }
     }
 
+    /// Whether requests with this outcome are billable unless
+    /// [`RecorderBuilder::billable`](super::RecorderBuilder::billable) says otherwise.
+    pub(crate) fn is_billable(self) -> bool {
+        self == Self::Completed
+    }
+
     /// The default outcome and cause for a status, used unless a
     /// [`classify`](super::RecorderBuilder::classify) hook overrides it.
     pub fn of(status: Status) -> (Self, Option<Cause>) {

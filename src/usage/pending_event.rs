@@ -59,6 +59,8 @@ pub(crate) struct EventFields {
     pub(crate) outcome: Outcome,
     pub(crate) cause: Option<Cause>,
     pub(crate) rejection_reason: Option<RejectionReason>,
+    /// Set when the recorder takes the event out of its queue.
+    pub(crate) billable: bool,
     /// Whether the key was rejected; such events are queued in extra capacity.
     pub(crate) is_rejected: bool,
 }
@@ -114,6 +116,7 @@ impl EventFields {
         outcome: Outcome::Failed,
         cause: None,
         rejection_reason: None,
+        billable: false,
         is_rejected: false,
     };
 

@@ -13,7 +13,8 @@ use super::saturating::{self, add};
 use super::wire::{Method, Status};
 use crate::id::KeyId;
 
-/// The aggregated events of one key, owner, time bucket, method, endpoint, status, outcome and cause.
+/// The aggregated events of one key, owner, time bucket, method, endpoint, status, outcome and cause, either
+/// billable or not.
 ///
 /// Rollups of the same group merge by addition, in any order. Instead of overflowing, numbers saturate at 2⁶³ − 1,
 /// the largest number that every database can store. To build one yourself, start from [`Rollup::of`] and set its
@@ -39,6 +40,8 @@ pub struct Rollup {
     pub outcome: Outcome,
     /// The cause of the failure, if the requests failed.
     pub cause: Option<Cause>,
+    /// Whether the requests are billable.
+    pub billable: bool,
     /// The number of requests.
     pub count: u64,
     /// The total cost of the requests.
@@ -64,6 +67,7 @@ impl Rollup {
             status: event.status,
             outcome: event.outcome,
             cause: event.cause,
+            billable: event.billable,
             count: 0,
             cost: 0,
             request_bytes: 0,

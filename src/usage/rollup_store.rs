@@ -39,6 +39,7 @@ struct Series {
     status: Status,
     outcome: Outcome,
     cause: Option<Cause>,
+    billable: bool,
     owner: Option<Arc<str>>,
 }
 
@@ -58,6 +59,7 @@ impl RollupStore {
             status: event.status,
             outcome: event.outcome,
             cause: event.cause,
+            billable: event.billable,
             owner: event.owner.clone(),
         };
         match self.entry(event.key, width.floor(event.time), width, series) {
@@ -93,7 +95,7 @@ impl RollupStore {
                         start,
                         event.endpoint().map(address),
                         (fields.method, fields.status),
-                        (fields.outcome, fields.cause),
+                        (fields.outcome, fields.cause, fields.billable),
                     );
                     let next = rollups.len();
                     let index = *indices.entry(group_in_batch).or_insert(next);
@@ -120,6 +122,7 @@ impl RollupStore {
             status: rollup.status,
             outcome: rollup.outcome,
             cause: rollup.cause,
+            billable: rollup.billable,
             owner: rollup.owner.clone(),
         };
         match self.entry(rollup.key, rollup.start, rollup.granularity, series) {

@@ -155,6 +155,7 @@ fn events(keys: &[KeyId], batch: usize) -> Vec<UsageEvent> {
         let addresses = [None, Some("203.0.113.7"), Some("2001:db8::1")];
         event.client_ip = addresses[n % 3].map(|address| address.parse().unwrap());
         event.cost = (n % 3) as u32;
+        event.billable = !n.is_multiple_of(7);
         event
     };
     (0..30).map(event).collect()
@@ -328,12 +329,21 @@ const CHANGES_IN_3: &str = "CREATE VIEW own AS SELECT path FROM keytally_request
 
 /// The content of a fixture after these changes.
 fn changed_content(version: i64, dir: &Path) -> Content {
-    if version != 3 {
-        return content(dir);
-    }
     let text = std::fs::read_to_string(dir.join(CONTENT)).unwrap();
-    let text = text.replace(r#""cause":"client_error""#, r#""cause":"rejected""#);
-    serde_json::from_str(&text).unwrap()
+    let mut content: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let batches = content["batches"].as_array_mut().unwrap();
+    let events = batches
+        .iter_mut()
+        .flat_map(|batch| batch["events"].as_array_mut().unwrap());
+    for event in events {
+        if version == 3 && event["cause"] == "client_error" {
+            event["cause"] = "rejected".into();
+        }
+        if version < 4 {
+            event["billable"] = (event["outcome"] == "completed").into();
+        }
+    }
+    serde_json::from_value(content).unwrap()
 }
 
 #[tokio::test]

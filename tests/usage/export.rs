@@ -70,7 +70,7 @@ fn cells(file: &[u8]) -> (Vec<String>, Vec<Vec<String>>) {
     (header, rows)
 }
 
-const COLUMNS: [&str; 18] = [
+const COLUMNS: [&str; 19] = [
     "id",
     "request_id",
     "time",
@@ -85,6 +85,7 @@ const COLUMNS: [&str; 18] = [
     "cause",
     "rejection_reason",
     "cost",
+    "billable",
     "latency_us",
     "request_bytes",
     "response_bytes",
@@ -141,6 +142,7 @@ fn row_of(event: &UsageEvent) -> Vec<String> {
         or_empty(event.cause),
         or_empty(event.rejection_reason),
         event.cost.to_string(),
+        event.billable.to_string(),
         event.latency_us.to_string(),
         event.request_bytes.to_string(),
         event.response_bytes.to_string(),
@@ -232,14 +234,14 @@ async fn after_cursor_exports_in_recording_order_with_a_cursor_per_row() {
 
     let export = Export::csv(backend, filter.clone()).after_cursor(cursor);
     let (header, rows) = cells(&chunks(export).await.concat());
-    assert_eq!(header[..18], COLUMNS);
-    assert_eq!(header[18..], ["cursor"]);
+    assert_eq!(header[..19], COLUMNS);
+    assert_eq!(header[19..], ["cursor"]);
     let mut expected = recorded[1_234..].to_vec();
     expected.retain(|event| filter.matches(event));
     assert_eq!(rows.len(), expected.len());
     for (row, event) in rows.iter().zip(&expected) {
         assert_eq!(row[0], event.id.to_string());
-        assert!(row[18].parse::<LogCursor>().is_ok());
+        assert!(row[19].parse::<LogCursor>().is_ok());
     }
 }
 

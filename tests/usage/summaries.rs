@@ -64,9 +64,9 @@ fn modern_times() -> impl Strategy<Value = Timestamp> {
     })
 }
 
-/// A naive implementation: count, cost, request bytes and response bytes by group.
-fn naive(events: &[UsageEvent]) -> BTreeMap<(Method, Status, String), [u128; 4]> {
-    let mut sums = BTreeMap::<_, [u128; 4]>::new();
+/// A naive implementation: count, cost, request bytes, response bytes, billable count and cost by group.
+fn naive(events: &[UsageEvent]) -> BTreeMap<(Method, Status, String), [u128; 6]> {
+    let mut sums = BTreeMap::<_, [u128; 6]>::new();
     for event in events {
         let group = (event.method, event.status, event.endpoint.to_string());
         let sum = sums.entry(group).or_default();
@@ -74,6 +74,10 @@ fn naive(events: &[UsageEvent]) -> BTreeMap<(Method, Status, String), [u128; 4]>
         sum[1] += u128::from(event.cost);
         sum[2] += u128::from(event.request_bytes);
         sum[3] += u128::from(event.response_bytes);
+        if event.billable {
+            sum[4] += 1;
+            sum[5] += u128::from(event.cost);
+        }
     }
     sums
 }
@@ -99,17 +103,24 @@ fn events_at(times: impl Strategy<Value = Timestamp>) -> impl Strategy<Value = V
     let causes = select(vec![None, Some(Cause::Rejected), Some(Cause::Cancelled)]);
     let caller = (keys, select(vec![None, Some("acme"), Some("zen")]));
     let endpoint = (select(&Method::ALL[..]), 0..6_usize, statuses());
-    let outcome = (select(&Outcome::ALL[..]), causes, 0..10_u32);
+    let outcome = (select(&Outcome::ALL[..]), causes, any::<bool>(), 0..10_u32);
     let sizes = (large_or_small(), large_or_small(), large_or_small());
     let event = (times, caller, endpoint, outcome, sizes).prop_map(
-        |(time, (key, owner), (method, endpoint, status), (outcome, cause, cost), sizes)| {
+        |(
+            time,
+            (key, owner),
+            (method, endpoint, status),
+            (outcome, cause, billable, cost),
+            sizes,
+        )| {
             let mut event = UsageEvent::new(time);
             event.key = key.map(|key| key.parse().unwrap());
             event.owner = owner.map(Arc::from);
             event.method = method;
             event.endpoint = format!("/v1/{endpoint}").into();
             event.status = status;
-            (event.outcome, event.cause, event.cost) = (outcome, cause, cost);
+            (event.outcome, event.cause) = (outcome, cause);
+            (event.billable, event.cost) = (billable, cost);
             (event.latency_us, event.request_bytes, event.response_bytes) = sizes;
             event
         },
@@ -133,7 +144,7 @@ fn specs() -> impl Strategy<Value = SummarySpec> {
 }
 
 fn full_spec() -> SummarySpec {
-    SummarySpec::new().by_key().latency()
+    SummarySpec::new().by_key().latency().latency_by_endpoint()
 }
 
 /// Asserts that the parts of a summary equal the results of the individual functions.
@@ -145,6 +156,12 @@ fn check_parts<T: Aggregate>(summary: &Summary, items: &[T]) {
     let mut latency = LatencyHistogram::new();
     items.iter().for_each(|item| item.add_latency(&mut latency));
     assert_eq!(summary.latency, Some(latency));
+    let mut by_endpoint = BTreeMap::<Arc<str>, LatencyHistogram>::new();
+    for item in items {
+        let latency = by_endpoint.entry(item.endpoint().clone()).or_default();
+        item.add_latency(latency);
+    }
+    assert_eq!(summary.latency_by_endpoint, Some(by_endpoint));
     let over_time = summary.over_time.as_ref().unwrap();
     let mut in_buckets = 0;
     for (start, totals) in &over_time.buckets {
@@ -207,9 +224,12 @@ proptest! {
             let sum = |index: usize| -> u128 {
                 naive.iter().filter(|(group, _)| of(group)).map(|(_, sums)| sums[index]).sum()
             };
-            let actual = [totals.total(), totals.cost(), totals.request_bytes(), totals.response_bytes()];
+            let actual = [
+                totals.total(), totals.cost(), totals.request_bytes(), totals.response_bytes(),
+                totals.billable(), totals.billable_cost(),
+            ];
             let max = u128::from(i64::MAX.cast_unsigned());
-            assert_eq!(actual.map(u128::from), [0, 1, 2, 3].map(|index| sum(index).min(max)));
+            assert_eq!(actual.map(u128::from), [0, 1, 2, 3, 4, 5].map(|index| sum(index).min(max)));
         };
         check(&summary.totals, &|_| true);
         summary.by_method.iter().for_each(|(name, totals)| check(totals, &|group| group.0 == *name));

@@ -49,6 +49,7 @@ impl<'a> BatchRollup<'a> {
                 event.status,
                 event.outcome,
                 event.cause,
+                event.billable,
             );
             let kind = kinds.index(kind, || Kind {
                 method: event.method,
@@ -56,6 +57,7 @@ impl<'a> BatchRollup<'a> {
                 status: event.status,
                 outcome: event.outcome,
                 cause: event.cause,
+                billable: event.billable,
             });
             of_event.push((caller, kind));
             if let Some(key) = event.key {

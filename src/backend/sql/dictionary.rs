@@ -43,6 +43,7 @@ pub(in crate::backend) struct Kind {
     pub(super) status: Status,
     pub(super) outcome: Outcome,
     pub(super) cause: Option<Cause>,
+    pub(super) billable: bool,
 }
 
 /// The numbers of the callers and kinds of a batch, in its order.
@@ -106,7 +107,7 @@ impl Entry for Caller {
 impl Entry for Kind {
     const TABLE: &'static str = "{prefix}kinds";
     const COLUMNS: &'static str =
-        "method, endpoint, http_status, grpc_status, outcome, cause, status_class";
+        "method, endpoint, http_status, grpc_status, outcome, cause, status_class, billable";
 
     fn digest(&self) -> Hash {
         let (http, grpc) = status_codes(self.status);
@@ -117,6 +118,7 @@ impl Entry for Kind {
             grpc.map(|code| code.to_string()).as_deref(),
             Some(self.outcome.as_str()),
             self.cause.map(|cause| cause.as_str()),
+            self.billable.then_some("billable"),
         ])
     }
 
@@ -130,6 +132,7 @@ impl Entry for Kind {
             self.outcome.as_str().into(),
             self.cause.map(|cause| cause.as_str()).into(),
             self.status.class().as_str().into(),
+            Value::Boolean(self.billable),
         ]
     }
 }

@@ -116,6 +116,7 @@ pub(super) fn event_of(row: &impl Row) -> Result<UsageEvent, SqlError> {
     event.outcome = parse_name(required(row.text("outcome")?)?)?;
     event.cause = row.text("cause")?.map(parse_name).transpose()?;
     event.rejection_reason = row.text("rejection_reason")?.map(parse_name).transpose()?;
+    event.billable = row.boolean("billable")?;
     // NULL for the most frequent values.
     let cost = row.integer("cost")?.unwrap_or(1);
     event.cost = cost.try_into().map_err(decode)?;

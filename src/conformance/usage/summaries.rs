@@ -69,6 +69,7 @@ fn specs() -> [SummarySpec; 5] {
         SummarySpec::new().by_key(),
         SummarySpec::new()
             .latency()
+            .latency_by_endpoint()
             .over_time(Granularity::Minute, TimeZone::UTC),
         SummarySpec::new().over_time(Granularity::Hour, kathmandu.clone()),
         SummarySpec::new()
@@ -164,7 +165,11 @@ where
             event.method,
         );
         *expected
-            .entry((group, event.status, event.outcome, event.cause))
+            .entry((
+                group,
+                event.status,
+                (event.outcome, event.cause, event.billable),
+            ))
             .or_default() += 1;
     }
     let mut counted = BTreeMap::<_, u64>::new();
@@ -175,7 +180,11 @@ where
             rollup.endpoint.clone(),
             rollup.method,
         );
-        let group = (group, rollup.status, rollup.outcome, rollup.cause);
+        let group = (
+            group,
+            rollup.status,
+            (rollup.outcome, rollup.cause, rollup.billable),
+        );
         *counted.entry(group).or_default() += rollup.count;
     }
     equal(

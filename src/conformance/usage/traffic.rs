@@ -117,6 +117,7 @@ impl Traffic {
             2 => (Outcome::Failed, None, None),
             _ => (Outcome::Completed, None, None),
         };
+        event.billable = rng.bool();
         event.cost = [0, 1, 5, u32::MAX][rng.usize(..4)];
         event.latency_us = amount(rng, 40);
         event.request_bytes = amount(rng, 45);

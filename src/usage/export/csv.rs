@@ -6,7 +6,7 @@ use std::io::Write;
 use crate::usage::{LogCursor, UsageEvent};
 
 const COLUMNS: &str = "id,request_id,time,key,owner,method,endpoint,path,resource_id,status,\
-                       outcome,cause,rejection_reason,cost,latency_us,request_bytes,response_bytes,\
+                       outcome,cause,rejection_reason,cost,billable,latency_us,request_bytes,response_bytes,\
                        client_ip";
 
 pub(super) fn header(has_cursor: bool, rows: &mut Vec<u8>) {
@@ -30,6 +30,7 @@ pub(super) fn row(event: &UsageEvent, cursor: Option<LogCursor>, rows: &mut Vec<
     maybe(event.cause, rows);
     maybe(event.rejection_reason, rows);
     plain(&event.cost, rows);
+    plain(&event.billable, rows);
     plain(&event.latency_us, rows);
     plain(&event.request_bytes, rows);
     plain(&event.response_bytes, rows);
@@ -157,10 +158,10 @@ mod tests {
         let lines: Vec<_> = text.split("\r\n").collect();
         let id = "01890a5d-ac96-774b-bcce-b302099a8057";
         let expected = format!(
-            "{id},\"{id}\",2026-11-01T10:00:00.5Z,,,GET,\"(unmatched)\",\"/\",,200,completed,,,1,0,0,0,"
+            "{id},\"{id}\",2026-11-01T10:00:00.5Z,,,GET,\"(unmatched)\",\"/\",,200,completed,,,1,true,0,0,0,"
         );
         assert_eq!(lines[1..], [expected.as_str(), ""]);
         let cells = |line: &str| line.split(',').count();
-        assert_eq!((cells(lines[0]), cells(lines[1])), (18, 18));
+        assert_eq!((cells(lines[0]), cells(lines[1])), (19, 19));
     }
 }

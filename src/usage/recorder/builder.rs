@@ -38,8 +38,10 @@ pub struct RecorderBuilder {
     pub(super) when_full: WhenFull,
     pub(super) spool: Option<Arc<dyn Spool>>,
     pub(super) classify: Option<Arc<Classify>>,
+    pub(super) billable: Option<Arc<Billable>>,
 }
 
+type Billable = dyn Fn(Outcome, Option<Cause>) -> bool + Send + Sync;
 type Classify = dyn Fn(&UsageEvent) -> Option<(Outcome, Option<Cause>)> + Send + Sync;
 
 impl RecorderBuilder {
@@ -57,6 +59,7 @@ impl RecorderBuilder {
             when_full: WhenFull::default(),
             spool: None,
             classify: None,
+            billable: None,
         }
     }
 
@@ -170,6 +173,37 @@ impl RecorderBuilder {
         classify: impl Fn(&UsageEvent) -> Option<(Outcome, Option<Cause>)> + Send + Sync + 'static,
     ) -> Self {
         self.classify = Some(Arc::new(classify));
+        self
+    }
+
+    /// Which outcomes are billable. By default, completed requests are, and failed ones are not.
+    ///
+    /// Totals, rollups and the SQL views sum the cost of billable requests apart
+    /// ([`Totals::billable_cost`](super::super::summary::Totals::billable_cost)), so invoices need no filter. Requests
+    /// that the layer rejected are never billable. The setting applies to requests from then on: recorded ones keep
+    /// theirs. If it panics, the default applies.
+    ///
+    /// ```
+    /// # use keytally::backend::MemoryBackend;
+    /// # use keytally::usage::{Cause, Outcome, Recorder};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// # let backend = MemoryBackend::new();
+    /// // Customers also pay for their own errors, but not for those of the service.
+    /// let recorder = Recorder::builder(backend)
+    ///     .billable(|outcome, cause| {
+    ///         outcome == Outcome::Completed || cause == Some(Cause::ClientError)
+    ///     })
+    ///     .start();
+    /// # let _ = recorder.shutdown(std::time::Duration::from_secs(1)).await;
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn billable(
+        mut self,
+        billable: impl Fn(Outcome, Option<Cause>) -> bool + Send + Sync + 'static,
+    ) -> Self {
+        self.billable = Some(Arc::new(billable));
         self
     }
 }

@@ -29,6 +29,7 @@ pub(in crate::usage) fn pending() -> PendingEvent {
             outcome: Outcome::Completed,
             cause: None,
             rejection_reason: None,
+            billable: false,
             is_rejected: false,
         },
         attribution: None,
@@ -302,6 +303,53 @@ async fn classify_overrides_the_outcome_and_may_panic() {
         .unwrap();
     assert_eq!(summary.totals.failed(), 1);
     assert_eq!(summary.totals.completed(), 1);
+}
+
+#[tokio::test]
+async fn billable_outcomes_are_configurable_and_the_hook_may_panic() {
+    async fn totals(
+        configure: impl FnOnce(RecorderBuilder) -> RecorderBuilder,
+    ) -> crate::usage::Totals {
+        let backend = crate::backend::MemoryBackend::new();
+        let recorder = configure(Recorder::builder(backend.clone())).start();
+        let outcomes = [
+            (Outcome::Completed, None, None),
+            (Outcome::Failed, Some(Cause::ClientError), None),
+            (Outcome::Failed, Some(Cause::ServerError), None),
+            (
+                Outcome::RateLimited,
+                None,
+                Some(RejectionReason::RateLimited),
+            ),
+        ];
+        for (index, (outcome, cause, reason)) in outcomes.into_iter().enumerate() {
+            assert!(recorder.reserve());
+            let mut event = pending();
+            let fields = &mut event.fields;
+            (fields.outcome, fields.cause, fields.rejection_reason) = (outcome, cause, reason);
+            fields.cost = 1 << index;
+            recorder.record(&mut event);
+        }
+        recorder.flush().await;
+        let query = crate::usage::SummaryQuery::default();
+        let summary = crate::usage::UsageReader::summary(&backend, &query).await;
+        summary.unwrap().totals
+    }
+    let default = totals(|it| it).await;
+    assert_eq!((default.billable(), default.billable_cost()), (1, 1));
+    assert_eq!((default.total(), default.cost()), (4, 15));
+    let also_client_errors =
+        totals(|it| it.billable(|_, cause| cause != Some(Cause::ServerError))).await;
+    // Never those that the layer rejected.
+    assert_eq!(
+        (
+            also_client_errors.billable(),
+            also_client_errors.billable_cost()
+        ),
+        (2, 3)
+    );
+    let panics = totals(|it| it.billable(|_, _| panic!("intentional panic of a hook"))).await;
+    assert_eq!(panics, default);
 }
 
 #[tokio::test]

@@ -54,6 +54,7 @@ struct Kind {
     status: Status,
     outcome: Outcome,
     cause: Option<Cause>,
+    billable: bool,
 }
 
 impl<'a> Accumulator<'a> {
@@ -84,6 +85,7 @@ impl<'a> Accumulator<'a> {
             status,
             outcome: amounts.outcome,
             cause: amounts.cause,
+            billable: amounts.billable,
         };
         // The address identifies the string while the items that own it are borrowed (`'a`).
         let address = (Arc::as_ptr(endpoint).cast::<u8>().addr(), endpoint.len());
@@ -135,6 +137,7 @@ impl<'a> Accumulator<'a> {
                 let amounts = Amounts {
                     outcome: kind.outcome,
                     cause: kind.cause,
+                    billable: kind.billable,
                     count: cell.count,
                     cost: cell.cost,
                     request_bytes: cell.request_bytes,
@@ -165,7 +168,11 @@ impl Kind {
             Status::Grpc(code) => 0x2_0000 | u64::from(code),
         };
         let cause = self.cause.map_or(Cause::ALL.len(), |cause| cause as usize) as u64;
-        status << 24 | cause << 16 | (self.outcome as u64) << 8 | self.method as u64
+        u64::from(self.billable) << 48
+            | status << 24
+            | cause << 16
+            | (self.outcome as u64) << 8
+            | self.method as u64
     }
 }
 
@@ -252,6 +259,7 @@ mod tests {
     const AMOUNTS: Amounts = Amounts {
         outcome: Outcome::Completed,
         cause: None,
+        billable: true,
         count: 1,
         cost: 2,
         request_bytes: 3,

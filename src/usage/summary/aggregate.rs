@@ -60,6 +60,7 @@ pub(super) mod sealed {
             Amounts {
                 outcome: self.outcome,
                 cause: self.cause,
+                billable: self.billable,
                 count: 1,
                 cost: self.cost.into(),
                 request_bytes: self.request_bytes,
@@ -98,6 +99,7 @@ pub(super) mod sealed {
             Amounts {
                 outcome: self.outcome,
                 cause: self.cause,
+                billable: self.billable,
                 count: self.count,
                 cost: self.cost,
                 request_bytes: self.request_bytes,

@@ -75,6 +75,9 @@ pub struct Summary {
     /// The latencies, if [requested](SummarySpec::latency).
     #[serde(default)]
     pub latency: Option<LatencyHistogram>,
+    /// The latencies by endpoint, if [requested](SummarySpec::latency_by_endpoint).
+    #[serde(default)]
+    pub latency_by_endpoint: Option<BTreeMap<Arc<str>, LatencyHistogram>>,
     /// Whether the summary, and each of its time buckets, counts exactly the requests of its range that the
     /// backend has not pruned. `false` if a range or bucket boundary falls within a rollup, which then counts
     /// where it starts.
@@ -115,6 +118,12 @@ impl Summary {
         self.exact &= other.exact;
         self.latency = both(self.latency.take(), other.latency, |mine, theirs| {
             mine.merge(&theirs);
+        });
+        let by_endpoint = self.latency_by_endpoint.take();
+        self.latency_by_endpoint = both(by_endpoint, other.latency_by_endpoint, |mine, theirs| {
+            for (endpoint, latency) in theirs {
+                mine.entry(endpoint).or_default().merge(&latency);
+            }
         });
     }
 

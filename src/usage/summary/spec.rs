@@ -1,7 +1,10 @@
 //! The parts of a summary and the pass that computes it.
 
+use std::collections::HashMap;
 use std::ops::Range;
+use std::sync::Arc;
 
+use foldhash::fast::RandomState;
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
@@ -25,6 +28,7 @@ pub struct SummarySpec {
     by_key: bool,
     over_time: Option<Grid>,
     latency: bool,
+    latency_by_endpoint: bool,
 }
 
 /// Time buckets of a zone.
@@ -67,6 +71,12 @@ impl SummarySpec {
         self
     }
 
+    /// Adds latencies by endpoint, in [`Summary::latency_by_endpoint`].
+    pub fn latency_by_endpoint(mut self) -> Self {
+        self.latency_by_endpoint = true;
+        self
+    }
+
     /// The requested buckets for totals over time.
     #[cfg_attr(not(feature = "_sql"), expect(dead_code))]
     pub(crate) fn grid(&self) -> Option<(Granularity, &TimeZone)> {
@@ -91,7 +101,7 @@ impl SummarySpec {
     /// Whether latencies are requested.
     #[cfg_attr(not(feature = "_sql"), expect(dead_code))]
     pub(crate) fn has_latency(&self) -> bool {
-        self.latency
+        self.latency || self.latency_by_endpoint
     }
 
     /// Whether a rollup wider than a minute spans several of the requested buckets.
@@ -160,6 +170,7 @@ struct Pass<'a> {
     keys: Option<Groups<Option<KeyId>>>,
     buckets: Option<Buckets>,
     latency: Option<LatencyHistogram>,
+    latency_by_endpoint: Option<HashMap<&'a Arc<str>, LatencyHistogram, RandomState>>,
 }
 
 impl<'a> Pass<'a> {
@@ -170,6 +181,7 @@ impl<'a> Pass<'a> {
             keys: spec.by_key.then(Groups::new),
             buckets: buckets.map(|grid| Buckets::new(grid.width, &grid.zone)),
             latency: spec.latency.then(LatencyHistogram::new),
+            latency_by_endpoint: spec.latency_by_endpoint.then(HashMap::default),
         }
     }
 
@@ -187,6 +199,9 @@ impl<'a> Pass<'a> {
         if let Some(latency) = &mut self.latency {
             item.add_latency(latency);
         }
+        if let Some(endpoints) = &mut self.latency_by_endpoint {
+            item.add_latency(endpoints.entry(item.endpoint()).or_default());
+        }
     }
 
     fn finish(self) -> Summary {
@@ -202,6 +217,14 @@ impl<'a> Pass<'a> {
             by_key: self.keys.map(Groups::finish),
             over_time: self.buckets.map(Buckets::finish),
             latency: self.latency,
+            latency_by_endpoint: self.latency_by_endpoint.map(|endpoints| {
+                let counted = endpoints
+                    .into_iter()
+                    .filter(|(_, latency)| latency.count() > 0);
+                counted
+                    .map(|(endpoint, latency)| (endpoint.clone(), latency))
+                    .collect()
+            }),
             exact: true,
         }
     }
@@ -218,6 +241,7 @@ mod tests {
         assert!(!nothing.has_keys() && !nothing.has_latency());
         let hourly = nothing.clone().over_time(Granularity::Hour, TimeZone::UTC);
         assert_eq!(hourly.grid(), Some((Granularity::Hour, &TimeZone::UTC)));
+        assert!(nothing.clone().latency_by_endpoint().has_latency());
         let all = hourly.by_key().latency();
         assert!(all.has_keys() && all.has_latency());
         assert_eq!(all.without_grid(), nothing.by_key().latency());

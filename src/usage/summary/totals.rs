@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::usage::saturating::{self, add};
 use crate::usage::{Cause, Outcome};
 
-/// The number of requests by outcome, with their total cost and body sizes.
+/// The number of requests by outcome, with their total cost, billable part and body sizes.
 ///
 /// [`total`](Self::total) is computed from the outcomes, so they always add up. Instead of overflowing, numbers
 /// saturate at 2⁶³ − 1, the largest number that every database can store, so the order of additions does not
@@ -18,6 +18,8 @@ pub struct Totals {
     /// Indexed by [`Cause`]; the last element counts failures without a cause.
     failed: [u64; FAILURES],
     cost: u64,
+    billable: u64,
+    billable_cost: u64,
     request_bytes: u64,
     response_bytes: u64,
 }
@@ -30,6 +32,7 @@ const NO_CAUSE: usize = Cause::ALL.len();
 pub struct Amounts {
     pub(super) outcome: Outcome,
     pub(super) cause: Option<Cause>,
+    pub(super) billable: bool,
     pub(super) count: u64,
     pub(super) cost: u64,
     pub(super) request_bytes: u64,
@@ -67,6 +70,16 @@ impl Totals {
         self.cost
     }
 
+    /// The number of [billable](crate::usage::RecorderBuilder::billable) requests.
+    pub fn billable(&self) -> u64 {
+        self.billable
+    }
+
+    /// The total cost of the billable requests.
+    pub fn billable_cost(&self) -> u64 {
+        self.billable_cost
+    }
+
     /// The total size of the request bodies in bytes.
     pub fn request_bytes(&self) -> u64 {
         self.request_bytes
@@ -85,6 +98,8 @@ impl Totals {
             add(mine, theirs);
         }
         add(&mut self.cost, other.cost);
+        add(&mut self.billable, other.billable);
+        add(&mut self.billable_cost, other.billable_cost);
         add(&mut self.request_bytes, other.request_bytes);
         add(&mut self.response_bytes, other.response_bytes);
     }
@@ -100,6 +115,10 @@ impl Totals {
         };
         add(counter, amounts.count);
         add(&mut self.cost, amounts.cost);
+        if amounts.billable {
+            add(&mut self.billable, amounts.count);
+            add(&mut self.billable_cost, amounts.cost);
+        }
         add(&mut self.request_bytes, amounts.request_bytes);
         add(&mut self.response_bytes, amounts.response_bytes);
     }
@@ -125,6 +144,10 @@ struct Shown {
     rate_limited: u64,
     failures: Failures,
     cost: u64,
+    #[serde(default)]
+    billable: u64,
+    #[serde(default)]
+    billable_cost: u64,
     request_bytes: u64,
     response_bytes: u64,
 }
@@ -156,6 +179,8 @@ impl From<Totals> for Shown {
                 other: totals.failed_by(None),
             },
             cost: totals.cost,
+            billable: totals.billable,
+            billable_cost: totals.billable_cost,
             request_bytes: totals.request_bytes,
             response_bytes: totals.response_bytes,
         }
@@ -175,6 +200,8 @@ impl From<Shown> for Totals {
             rate_limited: shown.rate_limited,
             failed,
             cost: shown.cost,
+            billable: shown.billable,
+            billable_cost: shown.billable_cost,
             request_bytes: shown.request_bytes,
             response_bytes: shown.response_bytes,
         };
@@ -194,6 +221,7 @@ mod tests {
         Amounts {
             outcome,
             cause,
+            billable: outcome == Outcome::Completed,
             count,
             cost: 2,
             request_bytes: 3,

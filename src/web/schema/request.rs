@@ -57,6 +57,8 @@ pub(crate) struct Request {
     rejection_reason: Option<RejectionReason>,
     /// The cost: what was charged to the rate limits, unless the application set another cost.
     cost: u32,
+    /// Whether the request is billable.
+    billable: bool,
     /// The time until the end of the response, in microseconds.
     latency_us: u64,
     /// The size of the request body in bytes.
@@ -85,6 +87,7 @@ impl From<UsageEvent> for Request {
             cause: event.cause,
             rejection_reason: event.rejection_reason,
             cost: event.cost,
+            billable: event.billable,
             latency_us: event.latency_us,
             request_bytes: event.request_bytes,
             response_bytes: event.response_bytes,

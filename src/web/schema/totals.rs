@@ -28,6 +28,10 @@ pub(crate) struct Totals {
     failures: Failures,
     /// The total cost.
     cost: u64,
+    /// The number of billable requests.
+    billable: u64,
+    /// The total cost of the billable requests.
+    billable_cost: u64,
     /// The total size of the request bodies in bytes.
     request_bytes: u64,
     /// The total size of the response bodies in bytes.
@@ -64,6 +68,8 @@ impl From<&summary::Totals> for Totals {
                 other: totals.failed_by(None),
             },
             cost: totals.cost(),
+            billable: totals.billable(),
+            billable_cost: totals.billable_cost(),
             request_bytes: totals.request_bytes(),
             response_bytes: totals.response_bytes(),
         }

@@ -46,12 +46,13 @@ CREATE TABLE {prefix}kinds (
     outcome text NOT NULL,
     cause text,
     status_class text NOT NULL,
+    billable boolean NOT NULL,
     last_seen_day bigint NOT NULL,
     token bigint NOT NULL
 );
 COMMENT ON TABLE {prefix}kinds IS 'Attributes that many requests share, referenced by kind_id.';
 COMMENT ON COLUMN {prefix}kinds.id IS 'Referenced by kind_id in other tables.';
-COMMENT ON COLUMN {prefix}kinds.hash IS 'A hash of the attributes from method to cause.';
+COMMENT ON COLUMN {prefix}kinds.hash IS 'A hash of the attributes from method to cause, and of billable.';
 COMMENT ON COLUMN {prefix}kinds.method IS 'The HTTP method, or OTHER.';
 COMMENT ON COLUMN {prefix}kinds.endpoint IS 'The route template, or the full name of a gRPC method.';
 COMMENT ON COLUMN {prefix}kinds.http_status IS 'The HTTP status. NULL for gRPC and without a response.';
@@ -59,6 +60,7 @@ COMMENT ON COLUMN {prefix}kinds.grpc_status IS 'The gRPC status code. NULL for H
 COMMENT ON COLUMN {prefix}kinds.outcome IS 'completed, failed or rate_limited.';
 COMMENT ON COLUMN {prefix}kinds.cause IS 'Why the request failed. NULL unless it did.';
 COMMENT ON COLUMN {prefix}kinds.status_class IS '2xx and so on; none without a response.';
+COMMENT ON COLUMN {prefix}kinds.billable IS 'Whether the requests are billable.';
 COMMENT ON COLUMN {prefix}kinds.last_seen_day IS 'The last day of a recorded request, in days since 1970-01-01.';
 COMMENT ON COLUMN {prefix}kinds.token IS 'A random number, by which writers detect that the database was restored.';
 
@@ -72,10 +74,10 @@ INSERT INTO {prefix}callers (id, hash, key_id, owner, last_seen_day, token) OVER
     SELECT DISTINCT ON (caller_id) caller_id, hash, key_id, owner,
         max(last_seen_day) OVER (PARTITION BY caller_id), (random() * 1e15)::bigint
     FROM {prefix}series_numbers ORDER BY caller_id, id;
-INSERT INTO {prefix}kinds (id, hash, method, endpoint, http_status, grpc_status, outcome, cause, status_class, last_seen_day,
-        token) OVERRIDING SYSTEM VALUE
+INSERT INTO {prefix}kinds (id, hash, method, endpoint, http_status, grpc_status, outcome, cause, status_class, billable,
+        last_seen_day, token) OVERRIDING SYSTEM VALUE
     SELECT DISTINCT ON (kind_id) kind_id, hash, method, endpoint, http_status, grpc_status, outcome,
-        CASE cause WHEN 'refused' THEN 'rejected' ELSE cause END, status_class,
+        CASE cause WHEN 'refused' THEN 'rejected' ELSE cause END, status_class, outcome = 'completed',
         max(last_seen_day) OVER (PARTITION BY kind_id), (random() * 1e15)::bigint
     FROM {prefix}series_numbers ORDER BY kind_id, id;
 SELECT setval(pg_get_serial_sequence('{prefix}callers', 'id'), max(id)) FROM {prefix}callers;
@@ -151,13 +153,13 @@ INSERT INTO {prefix}hours_by_outcome
         least(sum(t.cost), 9223372036854775807), least(sum(t.request_bytes), 9223372036854775807),
         least(sum(t.response_bytes), 9223372036854775807)
     FROM {prefix}new_hours t JOIN {prefix}kinds k ON k.id = t.kind_id
-    GROUP BY t.caller_id, t.start, k.outcome, k.cause ORDER BY 1, 2, 3;
+    GROUP BY t.caller_id, t.start, k.outcome, k.cause, k.billable ORDER BY 1, 2, 3;
 ALTER TABLE {prefix}hours_by_outcome ADD PRIMARY KEY (caller_id, start, kind_id);
 CREATE INDEX {unqualified_prefix}hours_by_outcome_by_start ON {prefix}hours_by_outcome (start);
-COMMENT ON TABLE {prefix}hours_by_outcome IS 'Rollups of all requests by caller, hour (UTC), outcome and cause.';
+COMMENT ON TABLE {prefix}hours_by_outcome IS 'Rollups of all requests by caller, hour (UTC), outcome, cause and whether they are billable.';
 COMMENT ON COLUMN {prefix}hours_by_outcome.caller_id IS 'References the callers table. 0: all callers together.';
 COMMENT ON COLUMN {prefix}hours_by_outcome.start IS 'The start of the hour.';
-COMMENT ON COLUMN {prefix}hours_by_outcome.kind_id IS 'References a kind with this outcome and cause, as their representative.';
+COMMENT ON COLUMN {prefix}hours_by_outcome.kind_id IS 'References a kind with this outcome, cause and billable, as their representative.';
 COMMENT ON COLUMN {prefix}hours_by_outcome.count IS 'The number of requests.';
 COMMENT ON COLUMN {prefix}hours_by_outcome.cost IS 'The cost of the requests.';
 COMMENT ON COLUMN {prefix}hours_by_outcome.request_bytes IS 'The sum of the requests'' Content-Length.';
@@ -265,15 +267,18 @@ CREATE OR REPLACE VIEW {prefix}request_log AS
     SELECT r.time, r.id, coalesce(r.request_id, r.id::text) AS request_id, c.key_id, c.owner, k.method,
         k.endpoint, r.path, r.resource_id, k.http_status, k.grpc_status, k.status_class, k.outcome,
         k.cause, r.rejection_reason, coalesce(r.cost, 1) AS cost, r.latency_us,
-        coalesce(r.request_bytes, 0) AS request_bytes, r.response_bytes, r.client_ip, r.segment
+        coalesce(r.request_bytes, 0) AS request_bytes, r.response_bytes, r.client_ip, r.segment,
+        CASE WHEN k.billable THEN coalesce(r.cost, 1) ELSE 0 END AS billable_cost
     FROM {prefix}new_requests r JOIN {prefix}callers c ON c.id = r.caller_id JOIN {prefix}kinds k ON k.id = r.kind_id;
 CREATE OR REPLACE VIEW {prefix}usage_by_minute AS
     SELECT t.start, c.key_id, c.owner, k.method, k.endpoint, k.http_status, k.grpc_status,
-        k.status_class, k.outcome, k.cause, t.count, t.cost, t.request_bytes, t.response_bytes
+        k.status_class, k.outcome, k.cause, t.count, t.cost, t.request_bytes, t.response_bytes,
+        CASE WHEN k.billable THEN t.cost ELSE 0 END AS billable_cost
     FROM {prefix}new_minutes t JOIN {prefix}callers c ON c.id = t.caller_id JOIN {prefix}kinds k ON k.id = t.kind_id;
 CREATE OR REPLACE VIEW {prefix}usage_by_hour AS
     SELECT t.start, c.key_id, c.owner, k.method, k.endpoint, k.http_status, k.grpc_status,
-        k.status_class, k.outcome, k.cause, t.count, t.cost, t.request_bytes, t.response_bytes
+        k.status_class, k.outcome, k.cause, t.count, t.cost, t.request_bytes, t.response_bytes,
+        CASE WHEN k.billable THEN t.cost ELSE 0 END AS billable_cost
     FROM (SELECT caller_id, start, kind_id, count, cost, request_bytes, response_bytes FROM {prefix}new_hours
         UNION ALL
         SELECT caller_id, date_trunc('hour', start, 'UTC'), kind_id,
@@ -464,7 +469,8 @@ COMMENT ON FUNCTION {prefix}rollups_of IS 'Decodes {unqualified_prefix}rollup_re
 
 CREATE VIEW {prefix}unmerged_usage_by_minute AS
     SELECT t.start, c.key_id, c.owner, k.method, k.endpoint, k.http_status, k.grpc_status,
-        k.status_class, k.outcome, k.cause, t.count, t.cost, t.request_bytes, t.response_bytes
+        k.status_class, k.outcome, k.cause, t.count, t.cost, t.request_bytes, t.response_bytes,
+        CASE WHEN k.billable THEN t.cost ELSE 0 END AS billable_cost
     FROM {prefix}rollup_records r, {prefix}rollups_of(r.rollups) t
     JOIN {prefix}callers c ON c.id = t.caller_id JOIN {prefix}kinds k ON k.id = t.kind_id
     WHERE NOT r.unreadable AND r.format = 1;

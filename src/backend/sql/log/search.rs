@@ -18,7 +18,8 @@ pub(in crate::backend::sql) const COLUMNS: &str =
 
 /// The columns of callers `c` and kinds `k`.
 pub(in crate::backend::sql) const ATTRIBUTES: &str =
-    "c.key_id, c.owner, k.method, k.endpoint, k.http_status, k.grpc_status, k.outcome, k.cause";
+    "c.key_id, c.owner, k.method, k.endpoint, k.http_status, k.grpc_status, k.outcome, k.cause,
+    k.billable";
 
 /// Joins requests `r` with their caller and kind. A left join, so that SQLite does not begin with the callers.
 pub(in crate::backend::sql) const JOIN_ATTRIBUTES: &str =

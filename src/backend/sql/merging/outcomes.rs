@@ -1,4 +1,4 @@
-//! Rollups by outcome and cause, from those by kind.
+//! Rollups by outcome, cause and whether requests are billable, from those by kind.
 //!
 //! Charts and totals by key need no other attributes. In the table of hours, they would read a row for each endpoint
 //! and status. For the totals of thousands of keys, even one row per key and day would take too long to read.
@@ -37,7 +37,7 @@ pub(super) async fn aggregate_hour<S: Session>(
         SELECT t.caller_id, $1, min(t.kind_id), {}
         FROM {{prefix}}hours t JOIN {{prefix}}kinds k ON k.id = t.kind_id
         WHERE t.start = $1 AND t.caller_id >= $2 AND t.caller_id <= $3
-        GROUP BY t.caller_id, k.outcome, k.cause ORDER BY 1, 3",
+        GROUP BY t.caller_id, k.outcome, k.cause, k.billable ORDER BY 1, 3",
         sums(names),
     );
     session.execute(bound(&insert)).await?;
@@ -55,7 +55,7 @@ pub(super) async fn store_totals<S: Session>(
         "SELECT t.caller_id, min(t.kind_id) AS kind_id, {}
         FROM {{prefix}}hours_by_outcome t JOIN {{prefix}}kinds k ON k.id = t.kind_id
         WHERE t.start >= $1 AND t.start < $2 AND t.caller_id <> {ALL_CALLERS}
-        GROUP BY t.caller_id, k.outcome, k.cause ORDER BY 1, 2",
+        GROUP BY t.caller_id, k.outcome, k.cause, k.billable ORDER BY 1, 2",
         sums(names),
     );
     let select = Statement::new(names, &select)

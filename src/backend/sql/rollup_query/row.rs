@@ -61,13 +61,13 @@ impl Attributes {
         self.callers.contains_key(&caller.into())
     }
 
-    /// Maps each kind to one representative of its outcome and cause.
+    /// Maps each kind to one representative of its outcome and cause, billable or not.
     pub(super) fn representatives(&self) -> HashMap<i32, i32, RandomState> {
         let mut first: HashMap<_, i32, RandomState> = HashMap::default();
         let kinds = self.kinds.iter();
         let same = kinds.filter_map(|(&kind, rollup)| {
             let kind = i32::try_from(kind).ok()?;
-            let outcome = (rollup.outcome, rollup.cause);
+            let outcome = (rollup.outcome, rollup.cause, rollup.billable);
             Some((kind, *first.entry(outcome).or_insert(kind)))
         });
         same.collect()
@@ -147,6 +147,7 @@ fn empty_rollup(row: &impl Row) -> Result<Rollup, SqlError> {
         status: Status::None,
         outcome: parse_name(required(row.text("outcome")?)?)?,
         cause: row.text("cause")?.map(parse_name).transpose()?,
+        billable: row.boolean("billable")?,
         count: 0,
         cost: 0,
         request_bytes: 0,

@@ -64,8 +64,8 @@ pub(super) fn callers_of(names: &Names, range: &UsageRange) -> Statement {
 
 /// Selects all kinds.
 pub(super) fn kinds(names: &Names) -> Statement {
-    let kinds =
-        "SELECT id, method, endpoint, http_status, grpc_status, outcome, cause FROM {prefix}kinds";
+    let kinds = "SELECT id, method, endpoint, http_status, grpc_status, outcome, cause, billable
+        FROM {prefix}kinds";
     Statement::new(names, kinds)
 }
 
@@ -97,10 +97,13 @@ pub(super) fn by_outcome(
 ) -> Statement {
     let parts = sections.iter().flat_map(|section| {
         let parts = cover_range(&section.starts, section.widest, widths);
-        let by = format!("k.outcome, k.cause{}", bucket(names, &section.grid));
+        let by = format!(
+            "k.outcome, k.cause, k.billable{}",
+            bucket(names, &section.grid)
+        );
         parts.into_iter().map(move |part| (part, by.clone()))
     });
-    let select = "NULL AS key_id, k.outcome, k.cause";
+    let select = "NULL AS key_id, k.outcome, k.cause, k.billable";
     let hours = "{prefix}hours_by_outcome";
     read(
         names,
@@ -115,7 +118,7 @@ pub(super) fn by_outcome(
 
 /// Rollups of a range by key, outcome and cause.
 pub(super) fn by_key(names: &Names, range: &UsageRange, parts: Vec<RangePart>) -> Statement {
-    let by = "c.key_id, k.outcome, k.cause";
+    let by = "c.key_id, k.outcome, k.cause, k.billable";
     let parts = parts.into_iter().map(|part| (part, by.to_owned()));
     read(
         names,

@@ -15,7 +15,7 @@ CREATE TABLE {prefix}callers (
 -- Attributes that many requests share.
 CREATE TABLE {prefix}kinds (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
-    -- A hash of the attributes from method to cause.
+    -- A hash of the attributes from method to cause, and of billable.
     hash BLOB NOT NULL UNIQUE,
     method TEXT NOT NULL,
     endpoint TEXT NOT NULL,
@@ -24,6 +24,7 @@ CREATE TABLE {prefix}kinds (
     outcome TEXT NOT NULL,
     cause TEXT,
     status_class TEXT NOT NULL,
+    billable INTEGER NOT NULL,
     last_seen_day INTEGER NOT NULL,
     token INTEGER NOT NULL
 ) STRICT;
@@ -38,10 +39,11 @@ CREATE UNIQUE INDEX {prefix}series_numbers_by_id ON {prefix}series_numbers (id);
 INSERT INTO {prefix}callers (id, hash, key_id, owner, last_seen_day, token)
     SELECT caller_id, min(hash), key_id, owner, max(last_seen_day), random()
     FROM {prefix}series_numbers GROUP BY caller_id;
-INSERT INTO {prefix}kinds (id, hash, method, endpoint, http_status, grpc_status, outcome, cause, status_class, last_seen_day,
-        token)
+INSERT INTO {prefix}kinds (id, hash, method, endpoint, http_status, grpc_status, outcome, cause, status_class, billable,
+        last_seen_day, token)
     SELECT kind_id, min(hash), method, endpoint, http_status, grpc_status, outcome,
-        CASE cause WHEN 'refused' THEN 'rejected' ELSE cause END, status_class, max(last_seen_day), random()
+        CASE cause WHEN 'refused' THEN 'rejected' ELSE cause END, status_class, outcome = 'completed',
+        max(last_seen_day), random()
     FROM {prefix}series_numbers GROUP BY kind_id;
 CREATE INDEX {prefix}callers_by_key ON {prefix}callers (key_id);
 CREATE INDEX {prefix}callers_by_owner ON {prefix}callers (owner);
@@ -181,7 +183,7 @@ DELETE FROM {prefix}days WHERE start >= (SELECT before FROM {prefix}pruned WHERE
 CREATE TABLE {prefix}hours_by_outcome (
     caller_id INTEGER NOT NULL,
     start INTEGER NOT NULL,
-    -- A kind with this outcome and cause, as their representative.
+    -- A kind with this outcome, cause and billable, as their representative.
     kind_id INTEGER NOT NULL,
     count INTEGER NOT NULL,
     cost INTEGER NOT NULL,
@@ -196,7 +198,7 @@ INSERT INTO {prefix}hours_by_outcome
         CASE WHEN sum(t.response_bytes >> 32) + (sum(t.response_bytes & 4294967295) >> 32) >= 2147483648
         THEN 9223372036854775807 ELSE (sum(t.response_bytes >> 32) << 32) + sum(t.response_bytes & 4294967295) END
     FROM {prefix}hours t JOIN {prefix}kinds k ON k.id = t.kind_id
-    GROUP BY t.caller_id, t.start, k.outcome, k.cause ORDER BY 1, 2, 3;
+    GROUP BY t.caller_id, t.start, k.outcome, k.cause, k.billable ORDER BY 1, 2, 3;
 CREATE INDEX {prefix}hours_by_outcome_by_start ON {prefix}hours_by_outcome (start);
 -- The totals of all callers by outcome, in each hour and each day.
 CREATE TABLE {prefix}caller_totals (
@@ -241,15 +243,18 @@ INSERT INTO {prefix}log_segments
 CREATE VIEW {prefix}request_log AS
     SELECT r.time, r.id, r.request_id, c.key_id, c.owner, k.method, k.endpoint, r.path,
         r.resource_id, k.http_status, k.grpc_status, k.status_class, k.outcome, k.cause,
-        r.rejection_reason, r.cost, r.latency_us, r.request_bytes, r.response_bytes, r.client_ip, r.segment
+        r.rejection_reason, r.cost, r.latency_us, r.request_bytes, r.response_bytes, r.client_ip, r.segment,
+        CASE WHEN k.billable THEN r.cost ELSE 0 END AS billable_cost
     FROM {prefix}requests r JOIN {prefix}callers c ON c.id = r.caller_id JOIN {prefix}kinds k ON k.id = r.kind_id;
 CREATE VIEW {prefix}usage_by_minute AS
     SELECT t.start, c.key_id, c.owner, k.method, k.endpoint, k.http_status, k.grpc_status,
-        k.status_class, k.outcome, k.cause, t.count, t.cost, t.request_bytes, t.response_bytes
+        k.status_class, k.outcome, k.cause, t.count, t.cost, t.request_bytes, t.response_bytes,
+        CASE WHEN k.billable THEN t.cost ELSE 0 END AS billable_cost
     FROM {prefix}minutes t JOIN {prefix}callers c ON c.id = t.caller_id JOIN {prefix}kinds k ON k.id = t.kind_id;
 CREATE VIEW {prefix}usage_by_hour AS
     SELECT t.start, c.key_id, c.owner, k.method, k.endpoint, k.http_status, k.grpc_status,
-        k.status_class, k.outcome, k.cause, t.count, t.cost, t.request_bytes, t.response_bytes
+        k.status_class, k.outcome, k.cause, t.count, t.cost, t.request_bytes, t.response_bytes,
+        CASE WHEN k.billable THEN t.cost ELSE 0 END AS billable_cost
     FROM (SELECT caller_id, start, kind_id, count, cost, request_bytes, response_bytes FROM {prefix}hours
         UNION ALL
         SELECT caller_id, start - (start % 3600000000 + 3600000000) % 3600000000, kind_id, sum(count), sum(cost),
