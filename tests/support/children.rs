@@ -1,4 +1,4 @@
-//! The child processes of `tests/processes`.
+//! Child processes: those of `tests/processes`, examples, and other programs.
 #![allow(
     dead_code,
     unreachable_pub,
@@ -27,9 +27,14 @@ const PATIENCE: Duration = Duration::from_secs(60);
 impl Process {
     /// Starts one of `tests/processes` with additional environment variables.
     pub fn start(name: &str, variables: &[(&str, &str)]) -> Self {
-        let mut child = Command::new(program())
-            .arg(name)
-            .envs(variables.iter().copied())
+        let mut command = Command::new(program());
+        command.arg(name).envs(variables.iter().copied());
+        Self::spawn(&mut command)
+    }
+
+    /// Starts a program.
+    pub fn spawn(command: &mut Command) -> Self {
+        let mut child = command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -94,11 +99,11 @@ impl Drop for Process {
 /// The program `tests/processes`, which Cargo builds first if it is out of date.
 fn program() -> &'static Path {
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
-    PROGRAM.get_or_init(build)
+    PROGRAM.get_or_init(|| build("--test=processes"))
 }
 
-/// Builds `tests/processes` with the features, profile and target directory of this test.
-fn build() -> PathBuf {
+/// Builds a program, such as `--example=cloud_events`, with the features, profile and target directory of this test.
+pub fn build(target: &str) -> PathBuf {
     let test = std::env::current_exe().unwrap();
     let profile_dir = test.parent().and_then(Path::parent).unwrap();
     let profile = match profile_dir.file_name().and_then(OsStr::to_str) {
@@ -125,7 +130,7 @@ fn build() -> PathBuf {
             "--quiet",
             "--locked",
             "--message-format=json",
-            "--test=processes",
+            target,
         ])
         .args(["--features", &features.join(","), "--profile", profile])
         .arg("--target-dir")
@@ -134,7 +139,7 @@ fn build() -> PathBuf {
         .stderr(Stdio::inherit())
         .output()
         .unwrap();
-    assert!(output.status.success(), "tests/processes cannot be built");
+    assert!(output.status.success(), "{target} cannot be built");
     String::from_utf8(output.stdout)
         .unwrap()
         .lines()
