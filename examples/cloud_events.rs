@@ -26,8 +26,8 @@
 //!   400, ends the program without skipping the batch.
 //! - If the log was pruned before it was read, the program ends too: compare the billing system with the summaries,
 //!   then continue with `--accept-gap`.
-//! - Rejected requests have a cost of 0: sum up `$.cost`, or filter by `$.outcome`. Anonymous requests have no
-//!   customer and are not posted.
+//! - To bill by cost, sum up `$.billable_cost`, which is 0 for requests that are not billable. Anonymous requests have
+//!   no customer and are not posted.
 //! - This example supports `http` only. For `https`, use a connector with TLS, such as hyper-rustls.
 
 use std::error::Error;
@@ -145,6 +145,7 @@ fn cloud_event(event: &UsageEvent, source: &str) -> Option<Value> {
             "status": event.status,
             "outcome": event.outcome,
             "cost": event.cost,
+            "billable_cost": event.billable_cost(),
             "latency_us": event.latency_us,
             "request_bytes": event.request_bytes,
             "response_bytes": event.response_bytes,

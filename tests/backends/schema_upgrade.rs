@@ -317,11 +317,6 @@ fn all_fixtures() -> Vec<(i64, PathBuf)> {
     all
 }
 
-fn content(dir: &Path) -> Content {
-    let text = std::fs::read_to_string(dir.join(CONTENT)).unwrap();
-    serde_json::from_str(&text).unwrap()
-}
-
 /// Views of the application, and causes that have another name since version 4.
 const CHANGES_IN_3: &str = "CREATE VIEW own AS SELECT path FROM keytally_request_log;
     CREATE VIEW another AS SELECT path FROM keytally_requests;

@@ -70,7 +70,7 @@ def accept(events):
         }
         if identity not in accepted:
             accepted[identity] = content
-            costs[event.get_subject()] = costs.get(event.get_subject(), 0) + event.get_data()["cost"]
+            costs[event.get_subject()] = costs.get(event.get_subject(), 0) + event.get_data()["billable_cost"]
             new += 1
         elif accepted[identity] != content:
             errors.append(f"{identity} was posted again with other content")

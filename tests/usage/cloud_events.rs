@@ -179,6 +179,7 @@ fn expected(event: &UsageEvent) -> Value {
             "status": event.status.to_string(),
             "outcome": event.outcome.to_string(),
             "cost": event.cost,
+            "billable_cost": event.billable_cost(),
             "latency_us": event.latency_us,
             "request_bytes": event.request_bytes,
             "response_bytes": event.response_bytes,
@@ -278,7 +279,7 @@ async fn failures_and_kills_neither_lose_nor_repeat_events() {
     for event in &logged {
         let key = event.key.unwrap().to_string();
         let subject = event.owner.as_deref().unwrap_or(&key);
-        *costs.entry(subject.into()).or_default() += u64::from(event.cost);
+        *costs.entry(subject.into()).or_default() += u64::from(event.billable_cost());
     }
     assert_eq!(costs.len(), 4);
     assert_eq!(end.costs, costs);
