@@ -55,7 +55,7 @@
 //!
 //! | module | contents |
 //! |---|---|
-//! | crate root | The middleware: [`ApiKeyLayer`] with its [request lifecycle](ApiKeyLayer#request-lifecycle) and [layer order](ApiKeyLayer#layer-order); [`RequireScope`]; [`Caller`] for handlers; [`Rejection`] for outer layers |
+//! | crate root | The middleware: [`ApiKeyLayer`] with its [request lifecycle](ApiKeyLayer#request-lifecycle) and [layer order](ApiKeyLayer#layer-order); [`RequireScope`] and [`RouteCost`] for routes; [`Caller`] for handlers; [`Rejection`] for outer layers |
 //! | [`guide`] | The user guide |
 //! | [`key`] | Keys: [`Key`](key::Key), [`Secret`](key::Secret), [`Issuer`](key::Issuer); stores: [`KeyStore`](key::KeyStore), [`KeyAdmin`](key::KeyAdmin), [`CachedStore`](key::CachedStore); the audit log: [`AuditEntry`](key::AuditEntry) |
 //! | [`limit`] | Rate limits: [`RateLimit`](limit::RateLimit), [`Limiter`](limit::Limiter) |
@@ -133,7 +133,8 @@ pub use layer::NoCaller;
 pub use layer::{
     ApiKeyLayer, ApiKeyService, BodyError, Caller, Cost, CredentialSource, ForwardedHeader,
     HeaderStyle, KeyRejected, PeerAddress, RESPONSE_HEADERS, Rejection, RequestParts, RequireScope,
-    RequireScopeService, ResponseBody, ResponseFuture, StoreFailure, Unverified,
+    RequireScopeService, ResponseBody, ResponseFuture, RouteCost, RouteCostService, StoreFailure,
+    Unverified,
 };
 pub use page::{InvalidPageToken, Page, PageRequest, PageToken};
 pub use parse_error::ParseError;

@@ -14,9 +14,11 @@ use uuid::Uuid;
 use super::caller::AnonymousMark;
 use super::candidate::Candidate;
 use super::credential::SourceSet;
+use super::rejection::Rejections;
 use super::request_context::{RequestContext, RequestMetadata};
 use super::response_headers::{ResponseHeaders, add_request_id, add_to_nested};
 use super::tracker::RequestTracker;
+use crate::clock::Now;
 use crate::key::{CachedKey, StoreError};
 use crate::limit::{Charge, Decision, LimitError};
 use crate::usage::RejectionReason;
@@ -88,8 +90,8 @@ impl Admitted {
 pub(super) enum Admission {
     /// Admitted without changes.
     Unchanged(Admitted),
-    /// Admitted with this key.
-    Authenticated(Admitted, Arc<CachedKey>),
+    /// Admitted with this key, at this cost.
+    Authenticated(Admitted, Arc<CachedKey>, u32),
     /// Admitted without a key.
     Anonymous(Admitted, Box<AnonymousMark>),
     /// Admitted with a key that could not be verified.
@@ -131,6 +133,14 @@ impl Decided {
 /// A pending operation of the store or the limiter.
 pub(super) type Wait = Pin<Box<dyn Future<Output = Resumed> + Send>>;
 
+/// The decision of the limiter about the cost of a route.
+pub(super) struct RouteCharged {
+    pub(super) decision: Result<Decision, LimitError>,
+    pub(super) cost: u32,
+    pub(super) charged_at: Now,
+    pub(super) rejections: Arc<Rejections>,
+}
+
 /// The result of a pending operation, with which the decision continues.
 pub(super) enum Resumed {
     /// The store lookup completed.
@@ -150,6 +160,8 @@ pub(super) enum Resumed {
         entry: Arc<CachedKey>,
         admitted: Admitted,
     },
+    /// The limiter returned its decision about the cost of a route.
+    RouteCharged(RouteCharged),
     /// The limiter returned its decision.
     Decided {
         entry: Arc<CachedKey>,

@@ -14,6 +14,7 @@ use super::credential::{self, Credential, SourceSet, StrippedCredentials};
 use super::exempt::is_preflight;
 use super::request_context::{RequestContext, RequestMetadata};
 use super::request_parts::RequestParts;
+use crate::clock::Now;
 
 impl Config {
     /// Decides about a request as far as possible without waiting.
@@ -33,7 +34,7 @@ impl Config {
             let admission = self.decide(&context, &mut credential, is_preflight);
             Decided::new(admission, credential.sources, &context)
         });
-        self.apply(admission, sources, id, metadata, request)
+        self.apply(admission, sources, id, began, metadata, request)
     }
 
     /// Continues with a request after a wait.
@@ -67,10 +68,12 @@ impl Config {
                 cost,
                 tracker,
             } => self.limiter_decided(entry, decision, cost, tracker.cancel(), &context),
-            Resumed::Rechecked { .. } => unreachable!("handled above"),
+            Resumed::Rechecked { .. } | Resumed::RouteCharged(_) => {
+                unreachable!("handled elsewhere")
+            }
         };
-        let (sources, id) = (metadata.sources, metadata.id);
-        self.apply(admission, sources, id, Some(metadata), request)
+        let (sources, id, began) = (metadata.sources, metadata.id, metadata.began);
+        self.apply(admission, sources, id, began, Some(metadata), request)
     }
 
     /// Applies the decision to the request.
@@ -80,6 +83,7 @@ impl Config {
         admission: Admission,
         sources: SourceSet,
         id: Uuid,
+        began: Now,
         metadata: Option<Box<RequestMetadata>>,
         request: &mut Request<B>,
     ) -> Step {
@@ -88,7 +92,7 @@ impl Config {
                 request.extensions_mut().insert(Unchanged);
                 Step::Admit(admitted)
             }
-            Admission::Authenticated(mut admitted, entry) => {
+            Admission::Authenticated(mut admitted, entry, cost) => {
                 let outer = request.extensions().get::<Caller>();
                 let outer = outer.filter(|outer| outer.is_recorded_by(&self.recorder));
                 let final_cost = match admitted.tracker() {
@@ -101,6 +105,8 @@ impl Config {
                     stripped: StrippedCredentials::new(),
                     recorder: self.recorder.id(),
                     admitted_by: self.limits_id,
+                    charged: cost,
+                    charged_at: began,
                     final_cost: final_cost.unwrap_or_else(FinalCost::new),
                 };
                 if !self.keep_credential {

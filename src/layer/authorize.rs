@@ -289,7 +289,7 @@ impl Config {
                 let admitted =
                     self.apply_decision(&entry, attached, decision, cost, permit, context);
                 admitted.map_or_else(Admission::Rejected, |admitted| {
-                    Admission::Authenticated(admitted, entry)
+                    Admission::Authenticated(admitted, entry, cost)
                 })
             }
             LimitResponse::Pending(decision) => {

@@ -10,6 +10,7 @@ use uuid::Uuid;
 
 use super::cost::{Cost, FinalCost};
 use super::credential::StrippedCredentials;
+use crate::clock::Now;
 use crate::key::{CachedKey, Key};
 use crate::usage::Recorder;
 
@@ -35,6 +36,9 @@ pub struct Caller {
     pub(super) recorder: usize,
     /// The `limits_id` of the layer that admitted the request.
     pub(super) admitted_by: u64,
+    /// The cost charged to the rate limits, and when.
+    pub(super) charged: u32,
+    pub(super) charged_at: Now,
     pub(super) final_cost: FinalCost,
 }
 
@@ -59,6 +63,8 @@ impl Caller {
             stripped: StrippedCredentials::new(),
             recorder: 0,
             admitted_by: u64::MAX,
+            charged: 0,
+            charged_at: Now::ORIGIN,
             final_cost: FinalCost::new(),
         }
     }

@@ -163,6 +163,7 @@ impl Config {
             let limits = self.limits_of(&entry.key);
             AttachedLimits::attach(
                 self.limits_id,
+                (self.clock.clone(), self.limiter_timeout),
                 &*self.limiter,
                 entry.key.lineage,
                 limits,

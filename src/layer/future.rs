@@ -12,7 +12,7 @@ use http_body::Body;
 use pin_project_lite::pin_project;
 use tower_service::Service;
 
-use super::admission::{Admitted, Step, Wait};
+use super::admission::{Admitted, Resumed, Step, Wait};
 use super::body::ResponseBody;
 use super::config::Config;
 use super::request_context::RequestMetadata;
@@ -20,8 +20,8 @@ use super::tracker::{End, PanicGuard};
 use crate::drain::{Drain, DrainLimits};
 
 pin_project! {
-    /// The response future of [`ApiKeyService`](super::ApiKeyService) and
-    /// [`RequireScopeService`](super::RequireScopeService).
+    /// The response future of [`ApiKeyService`](super::ApiKeyService),
+    /// [`RequireScopeService`](super::RequireScopeService) and [`RouteCostService`](super::RouteCostService).
     pub struct ResponseFuture<S, B>
     where
         S: Service<Request<B>>,
@@ -47,7 +47,7 @@ pin_project! {
 
 /// A request waiting for a decision or for the service to be ready, with the service to call.
 pub(super) struct Held<S, B> {
-    /// Rechecks the key after a wait. `None` for `RequireScope`.
+    /// Rechecks the key after a wait. `None` for `RequireScope` and `RouteCost`.
     pub(super) config: Option<Arc<Config>>,
     pub(super) service: S,
     pub(super) request: Request<B>,
@@ -233,12 +233,14 @@ where
                 StateProjection::Waiting { wait, held } => {
                     let resumed = ready!(wait.as_mut().poll(cx));
                     let mut held = held.take().expect("polled after completion");
-                    let config = held
-                        .config
-                        .clone()
-                        .expect("only a config returns Step::Wait");
-                    let metadata = held.metadata.take();
-                    let step = config.resume(resumed, metadata, &mut held.request);
+                    let step = match (resumed, held.config.clone()) {
+                        (Resumed::RouteCharged(charged), _) => charged.apply(&mut held.request),
+                        (resumed, config) => {
+                            let config = config.expect("only a route cost waits without a config");
+                            let metadata = held.metadata.take();
+                            config.resume(resumed, metadata, &mut held.request)
+                        }
+                    };
                     this.state.set(State::after(step, held));
                 }
             }

@@ -20,6 +20,7 @@ mod future;
 mod grpc;
 #[expect(clippy::module_inception, reason = "the layer's own file")]
 mod layer;
+mod path_rules;
 mod recheck;
 mod recorder_permit;
 mod reject;
@@ -31,6 +32,7 @@ mod require_scope;
 mod response_headers;
 mod retry;
 mod revocation;
+mod route_cost;
 mod service;
 mod store_lookup;
 mod tracker;
@@ -49,6 +51,7 @@ pub use rejection::Rejection;
 pub use request_parts::RequestParts;
 pub use require_scope::{RequireScope, RequireScopeService};
 pub use response_headers::{HeaderStyle, RESPONSE_HEADERS};
+pub use route_cost::{RouteCost, RouteCostService};
 pub use service::ApiKeyService;
 
 #[cfg(all(test, feature = "tracing"))]

@@ -39,7 +39,7 @@ pub(super) struct RequestMetadata {
     pub(super) id: Uuid,
     /// The sources in which a credential was found.
     pub(super) sources: SourceSet,
-    began: Now,
+    pub(super) began: Now,
     sent_id: Option<Box<str>>,
     content_length: u64,
 }

@@ -454,6 +454,11 @@ impl Tracked {
         if let Some(&cost) = response.extensions.get::<Cost>() {
             self.final_cost.set(cost);
         }
+        if let Some(config) = &self.config
+            && let Some(revised) = self.final_cost.revised(config.limits_id)
+        {
+            self.decision = revised;
+        }
         if let Some(rejection) = response.extensions.get::<Rejection>() {
             self.event.fields.rejection_reason = Some(rejection.reason);
         }

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::ops::Deref;
 use std::sync::{Arc, LazyLock, OnceLock, PoisonError, RwLock};
+use std::time::Duration;
 
 use bytes::Bytes;
 use foldhash::fast::RandomState;
@@ -10,7 +11,7 @@ use http::HeaderValue;
 
 use super::limiter::{Decision, LimitError, LimitHandle, Limiter};
 use super::rate_limit::RateLimit;
-use crate::clock::Now;
+use crate::clock::{Clock, Now};
 use crate::id::KeyId;
 
 /// The limits of a key, as attached by one layer configuration.
@@ -18,6 +19,9 @@ use crate::id::KeyId;
 pub(crate) struct AttachedLimits {
     /// The id of the configuration. Others may have different default limits and limiters.
     config: u64,
+    pub(crate) clock: Clock,
+    /// The timeout of a handle that responds later.
+    pub(crate) timeout: Duration,
     /// `None` for a key without limits.
     pub(crate) handle: Option<Arc<dyn LimitHandle>>,
     headers: Option<SharedHeaders>,
@@ -35,6 +39,7 @@ impl AttachedLimits {
     #[cold]
     pub(crate) fn attach(
         config: u64,
+        (clock, timeout): (Clock, Duration),
         limiter: &dyn Limiter,
         subject: KeyId,
         limits: &[RateLimit],
@@ -48,6 +53,8 @@ impl AttachedLimits {
         };
         Ok(Self {
             config,
+            clock,
+            timeout,
             handle,
             headers,
             next: OnceLock::new(),

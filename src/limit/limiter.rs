@@ -45,6 +45,16 @@ pub trait LimitHandle: Send + Sync + fmt::Debug {
     /// of the limits of this handle is exceeded. A cost of zero consumes nothing and is always allowed.
     fn acquire(&self, cost: u32, now: Now) -> LimitResponse;
 
+    /// Replaces the cost of an admitted request: `charged`, which was consumed at `charged_at`, is returned, and `cost`
+    /// consumed instead, from every limit or from none. If a limit is exceeded, `charged` stays returned. Capacity
+    /// that time has restored since `charged_at` must not be returned twice.
+    ///
+    /// By default, consumes only the difference of a higher cost, and does not return anything.
+    fn recharge(&self, charged: u32, charged_at: Now, cost: u32, now: Now) -> LimitResponse {
+        let _ = charged_at;
+        self.acquire(cost.saturating_sub(charged), now)
+    }
+
     /// The status of the limits, without consuming anything.
     fn peek(&self, now: Now) -> LimitResponse {
         self.acquire(0, now)

@@ -122,3 +122,131 @@ async fn anonymous_and_nested_requests_have_costs_too() {
     nested.send(request("/charged", key.secret.expose())).await;
     assert_eq!(costs(&nested).await, [("/charged".to_owned(), 42)]);
 }
+
+mod by_route {
+    use std::time::Duration;
+
+    use keytally::usage::{Outcome, RejectionReason};
+    use keytally::{Clock, RouteCost};
+    use tower::ServiceExt;
+
+    use super::*;
+
+    fn text() -> axum::routing::MethodRouter {
+        get(|| async { "text" })
+    }
+
+    fn routes() -> Router {
+        Router::new()
+            .route("/export", text().route_layer(RouteCost::new(5)))
+            .route("/free", text().route_layer(RouteCost::new(0)))
+            .route(
+                "/corrected",
+                get(charged_less).route_layer(RouteCost::new(5)),
+            )
+            .route("/postings", text())
+            .route(
+                "/innermost",
+                text()
+                    .route_layer(RouteCost::new(2))
+                    .route_layer(RouteCost::new(0)),
+            )
+    }
+
+    async fn charged_less(caller: Caller) {
+        assert_eq!(caller.charged(), Some(5));
+        caller.charge(4);
+    }
+
+    /// Status, remaining, wait.
+    async fn ask(service: &Service, secret: &str, path: &str) -> (u16, String, Option<String>) {
+        let answer = service.get(path, secret).await;
+        let remaining = answer.header("ratelimit").unwrap();
+        let (_, remaining) = remaining.split_once("r=").unwrap();
+        let remaining = remaining.split(';').next().unwrap().to_owned();
+        let wait = answer.header("retry-after").map(str::to_owned);
+        (answer.status.as_u16(), remaining, wait)
+    }
+
+    #[tokio::test]
+    async fn route_cost_is_charged_reported_and_recorded() {
+        let clock = Clock::manual("2026-11-01T10:00:00Z".parse().unwrap());
+        let service = Service::start(routes(), |layer| layer.clock(clock.clone())).await;
+        let limit = RateLimit::per_hour(12);
+        let key = service.issue(NewKey::new("x").limit(limit)).await;
+        let secret = key.secret.expose();
+        for (path, status, remaining, wait) in [
+            ("/export", 200, "7", None),
+            ("/free", 200, "7", None),
+            ("/corrected", 200, "2", None),
+            // Rejected at no cost. Each request takes 300 seconds to be restored.
+            ("/export", 429, "2", Some("900")),
+            ("/postings", 200, "1", None),
+            ("/innermost", 429, "1", Some("300")),
+            ("/free", 200, "1", None),
+        ] {
+            let wait = wait.map(str::to_owned);
+            let expected = (status, remaining.to_owned(), wait);
+            assert_eq!(ask(&service, secret, path).await, expected, "{path}");
+            // Events are ordered by time.
+            clock.advance(Duration::from_millis(1));
+        }
+        // Waiting `Retry-After` suffices.
+        clock.advance(Duration::from_secs(300));
+        assert_eq!(ask(&service, secret, "/innermost").await.0, 200);
+        let mut events = service.events().await;
+        events.sort_by_key(|event| event.id);
+        let recorded: Vec<_> = events
+            .iter()
+            .map(|event| (&*event.endpoint, event.cost, event.rejection_reason))
+            .collect();
+        let limited = Some(RejectionReason::RateLimited);
+        assert_eq!(
+            recorded,
+            [
+                ("/export", 5, None),
+                ("/free", 0, None),
+                ("/corrected", 4, None),
+                ("/export", 0, limited),
+                ("/postings", 1, None),
+                ("/innermost", 0, limited),
+                ("/free", 0, None),
+                ("/innermost", 2, None),
+            ]
+        );
+        assert_eq!(events[3].outcome, Outcome::RateLimited);
+        assert!(!events[3].billable);
+    }
+
+    #[tokio::test]
+    async fn cost_beyond_the_burst_is_rejected_without_a_wait() {
+        let service = Service::start(routes(), |layer| layer).await;
+        let limit = RateLimit::per_hour(4);
+        let key = service.issue(NewKey::new("x").limit(limit)).await;
+        let answer = ask(&service, key.secret.expose(), "/export").await;
+        assert_eq!(answer, (429, "4".to_owned(), None));
+        // The cost of the layer is charged first: the key has no capacity for it.
+        for _ in 0..4 {
+            assert_eq!(ask(&service, key.secret.expose(), "/postings").await.0, 200);
+        }
+        assert_eq!(ask(&service, key.secret.expose(), "/free").await.0, 429);
+    }
+
+    #[tokio::test]
+    async fn keys_without_limits_anonymous_and_unprotected_requests() {
+        let service = Service::start(routes(), ApiKeyLayer::allow_anonymous).await;
+        let key = service.key().await;
+        let answer = service.get("/export", key.secret.expose()).await;
+        assert_eq!(answer.status, StatusCode::OK);
+        let anonymous = service.send(http::Request::get("/export")).await;
+        assert_eq!(anonymous.status, StatusCode::OK);
+        let costs = costs(&service).await;
+        assert_eq!(
+            costs,
+            [("/export".to_owned(), 5), ("/export".to_owned(), 0)]
+        );
+        let request = http::Request::get("/export").body(Body::empty()).unwrap();
+        let unprotected = routes().oneshot(request).await.unwrap();
+        assert_eq!(unprotected.status(), StatusCode::INTERNAL_SERVER_ERROR);
+    }
+}

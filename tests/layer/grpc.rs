@@ -20,8 +20,8 @@ use keytally::usage::{
     SummaryQuery, SummarySpec, UNMATCHED, UsageEvent, UsageRange, UsageReader,
 };
 use keytally::{
-    ApiKeyLayer, Caller, Clock, KeyId, PageRequest, RequestParts, RequireScope, StoreFailure,
-    Unverified, async_trait,
+    ApiKeyLayer, Caller, Clock, KeyId, PageRequest, RequestParts, RequireScope, RouteCost,
+    StoreFailure, Unverified, async_trait,
 };
 use postings::{GetRequest, ListRequest, PostingsClient, PostingsServer, WatchRequest};
 use tokio_stream::StreamExt;
@@ -796,6 +796,30 @@ async fn not_found_is_recorded_as_a_client_error() {
 
 mod bounded_cardinality {
     use super::*;
+
+    #[tokio::test]
+    async fn costs_are_charged_by_path() {
+        let api = Api::new();
+        let limit = RateLimit::per_hour(7);
+        let key = api.issue(NewKey::new("k").limit(limit)).await;
+        let costs = RouteCost::by_path([(WATCH, 5), ("/open.v1.Service/*", 0)]).unwrap();
+        let (incoming, channel) = socket();
+        let mut server = Server::builder().layer(api.layer()).layer(costs);
+        let server = server.add_service(PostingsServer);
+        tokio::spawn(server.serve_with_incoming(incoming));
+        for (path, is_limited) in [
+            (WATCH, false),
+            ("/open.v1.Service/Get", false),
+            (WATCH, true),
+            (GET, false),
+            (GET, false),
+            (GET, true),
+        ] {
+            let response = raw(&channel, call(path, key.secret.expose())).await;
+            let status = response.headers().get("grpc-status");
+            assert_eq!(status.is_some_and(|it| it == "8"), is_limited, "{path}");
+        }
+    }
 
     #[tokio::test]
     async fn scopes_are_required_by_path() {

@@ -17,7 +17,7 @@ use keytally::key::{
 };
 use keytally::limit::{LimitError, LimitHandle, LimitResponse, Limiter, LocalLimiter, RateLimit};
 use keytally::usage::{LogQuery, Recorder, Status, UNMATCHED, UsageReader};
-use keytally::{ApiKeyLayer, Clock, KeyId, Now, Page, Rejection, RequireScope};
+use keytally::{ApiKeyLayer, Clock, KeyId, Now, Page, Rejection, RequireScope, RouteCost};
 use tower::{Layer, Service};
 
 /// A store without an invalidation feed.
@@ -298,16 +298,84 @@ impl Limiter for AsyncLimiter {
 }
 
 impl LimitHandle for RemoteHandle {
-    fn acquire(&self, cost: u32, now: Now) -> keytally::limit::LimitResponse {
-        let response = self.0.acquire(cost, now);
-        keytally::limit::LimitResponse::Pending(Box::pin(async move {
-            tokio::task::yield_now().await;
-            match response {
-                keytally::limit::LimitResponse::Ready(decision) => Ok(decision),
-                keytally::limit::LimitResponse::Pending(decision) => decision.await,
-            }
-        }))
+    fn acquire(&self, cost: u32, now: Now) -> LimitResponse {
+        later(self.0.acquire(cost, now))
     }
+
+    fn recharge(&self, charged: u32, charged_at: Now, cost: u32, now: Now) -> LimitResponse {
+        later(self.0.recharge(charged, charged_at, cost, now))
+    }
+}
+
+fn later(response: LimitResponse) -> LimitResponse {
+    LimitResponse::Pending(Box::pin(async move {
+        tokio::task::yield_now().await;
+        match response {
+            LimitResponse::Ready(decision) => Ok(decision),
+            LimitResponse::Pending(decision) => decision.await,
+        }
+    }))
+}
+
+/// A limiter that never decides about other costs than those of the layer.
+#[derive(Debug)]
+struct HangingRecharge(Arc<dyn LimitHandle>);
+
+impl LimitHandle for HangingRecharge {
+    fn acquire(&self, cost: u32, now: Now) -> LimitResponse {
+        self.0.acquire(cost, now)
+    }
+
+    fn recharge(&self, _: u32, _: Now, _: u32, _: Now) -> LimitResponse {
+        LimitResponse::Pending(Box::pin(std::future::pending()))
+    }
+}
+
+#[derive(Debug, Default)]
+struct HangingLimiter(LocalLimiter);
+
+impl Limiter for HangingLimiter {
+    fn attach(
+        &self,
+        subject: KeyId,
+        limits: &[RateLimit],
+        now: Now,
+    ) -> Result<Arc<dyn LimitHandle>, LimitError> {
+        let local = self.0.attach(subject, limits, now)?;
+        Ok(Arc::new(HangingRecharge(local)))
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn asynchronous_limiter_charges_route_costs() {
+    let clock = clock();
+    let backend = MemoryBackend::new();
+    let issued = issue(&backend, &clock).await;
+    let layer = ApiKeyLayer::new(backend.clone())
+        .clock(clock.clone())
+        .limiter(AsyncLimiter::default())
+        .default_limits([RateLimit::per_minute(6)]);
+    let route = RouteCost::new(4).layer(tower::service_fn(ok_response));
+    for (left, status, wait) in [(2, 200, None), (2, 429, Some("20"))] {
+        let response = send(layer.layer(route.clone()), &issued).await;
+        assert_eq!(response.status(), status);
+        let rate_limit = response.headers()["ratelimit"].to_str().unwrap();
+        assert!(
+            rate_limit.starts_with(&format!("\"minute\";r={left};")),
+            "{rate_limit}"
+        );
+        let retry_after = response.headers().get("retry-after");
+        assert_eq!(retry_after.map(|wait| wait.to_str().unwrap()), wait);
+    }
+    let hanging = ApiKeyLayer::new(backend)
+        .clock(clock.clone())
+        .limiter(HangingLimiter::default())
+        .limiter_timeout(Duration::from_secs(3))
+        .default_limits([RateLimit::per_minute(6)]);
+    let began = tokio::time::Instant::now();
+    let response = send(hanging.layer(route), &issued).await;
+    assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(began.elapsed(), Duration::from_secs(3));
 }
 
 #[tokio::test]

@@ -10,9 +10,9 @@ use std::sync::{Arc, PoisonError};
 
 use smallvec::SmallVec;
 
-use super::gcra::{Rate, Slot};
+use super::gcra::{Exceeded, Rate, Slot};
 use crate::clock::Now;
-use crate::limit::{Decision, LimitError, LimitHandle, LimitResponse, RateLimit};
+use crate::limit::{Decision, LimitError, LimitHandle, LimitResponse, LimitStatus, RateLimit};
 use crate::sync::atomic::fence;
 use crate::sync::{Mutex, MutexGuard};
 
@@ -124,23 +124,57 @@ impl LimitHandle for AccountHandle {
         if let [slot] = &self.slots[..]
             && let Some(result) = slot.try_consume(cost, now)
         {
-            return LimitResponse::Ready(match result {
-                Ok(status) => Decision::single(status),
-                Err(exceeded) => {
-                    let mut decision = Decision::single(exceeded.status);
-                    decision.deny(0, exceeded.wait);
-                    decision
-                }
-            });
+            return LimitResponse::Ready(decision_of(result));
         }
-        LimitResponse::Ready(self.consume_all(cost, now))
+        let all = lock(&self.account.0);
+        LimitResponse::Ready(self.consume_all(&all, cost, Some(cost), now))
+    }
+
+    fn recharge(&self, charged: u32, charged_at: Now, cost: u32, now: Now) -> LimitResponse {
+        let (since, at) = (charged_at.elapsed_nanos(), now.elapsed_nanos());
+        let elapsed = at.saturating_sub(since);
+        if let [slot] = &self.slots[..]
+            && let Some(result) = slot.try_recharge(slot.unrestored(charged, elapsed), cost, at)
+        {
+            return LimitResponse::Ready(decision_of(result));
+        }
+        let all = lock(&self.account.0);
+        for slot in &self.slots {
+            slot.give_back(slot.unrestored(charged, elapsed), at);
+        }
+        LimitResponse::Ready(match NonZeroU32::new(cost) {
+            // Other limits of the same names, which may not have had room for `charged`, keep it.
+            Some(all_of_it) => {
+                let others = NonZeroU32::new(cost.saturating_sub(charged));
+                self.consume_all(&all, all_of_it, others, at)
+            }
+            None => Decision::new(self.slots.iter().map(|slot| slot.status(at))),
+        })
+    }
+}
+
+/// The decision about a single limit.
+#[inline]
+fn decision_of(result: Result<LimitStatus, Exceeded>) -> Decision {
+    match result {
+        Ok(status) => Decision::single(status),
+        Err(exceeded) => {
+            let mut decision = Decision::single(exceeded.status);
+            decision.deny(0, exceeded.wait);
+            decision
+        }
     }
 }
 
 impl AccountHandle {
-    /// Consumes from all limits of the handle, and from others of the same names, or from none.
-    fn consume_all(&self, cost: NonZeroU32, now: u64) -> Decision {
-        let all = lock(&self.account.0);
+    /// Consumes from all limits of the handle, and a cost of their own from others of the same names, or from none.
+    fn consume_all(
+        &self,
+        all: &Slots,
+        cost: NonZeroU32,
+        others: Option<NonZeroU32>,
+        now: u64,
+    ) -> Decision {
         let mut decision = Decision::default();
         for slot in &self.slots {
             match slot.check(cost, now) {
@@ -156,8 +190,10 @@ impl AccountHandle {
         if !decision.is_allowed() {
             return decision;
         }
-        if all.len() > self.slots.len() {
-            self.charge_others(&all, cost, now);
+        if all.len() > self.slots.len()
+            && let Some(cost) = others
+        {
+            self.charge_others(all, cost, now);
         }
         Decision::new(self.slots.iter().map(|slot| slot.consume(cost, now)))
     }

@@ -53,8 +53,8 @@ impl Rate {
 
     /// The usage after a request, in nanoseconds.
     #[inline]
-    fn after(self, usage: u64, cost: NonZeroU32) -> Result<u64, Exceeded> {
-        let more = u64::from(cost.get()).saturating_mul(self.per_request);
+    fn after(self, usage: u64, cost: u32) -> Result<u64, Exceeded> {
+        let more = u64::from(cost).saturating_mul(self.per_request);
         let after = usage.saturating_add(more);
         if after <= self.burst {
             return Ok(after);
@@ -140,23 +140,50 @@ impl Slot {
         cost: NonZeroU32,
         now: u64,
     ) -> Option<Result<LimitStatus, Exceeded>> {
+        self.try_recharge(0, cost.get(), now)
+    }
+
+    /// Returns usage in nanoseconds, and then consumes. Without the lock of the account; `None` if it is required.
+    #[inline]
+    pub(super) fn try_recharge(
+        &self,
+        returned: u64,
+        cost: u32,
+        now: u64,
+    ) -> Option<Result<LimitStatus, Exceeded>> {
         let mut outcome = None;
         let _ = self.state.fetch_update(SeqCst, SeqCst, |state| {
             if state & LOCKED != 0 {
                 outcome = None;
                 return None;
             }
-            let after = self.rate.after(state.saturating_sub(now), cost);
-            let next = after.as_ref().ok().map(|usage| now.saturating_add(*usage));
+            let usage = state.saturating_sub(now).saturating_sub(returned);
+            let after = self.rate.after(usage, cost);
+            let next = match &after {
+                Ok(usage) => Some(now.saturating_add(*usage)),
+                Err(_) => (returned > 0).then(|| now.saturating_add(usage)),
+            };
             outcome = Some(after.map(|usage| self.rate.status(usage)));
             next
         });
         outcome
     }
 
+    /// The usage in nanoseconds of a cost that was consumed some time ago, without what has been restored since.
+    pub(super) fn unrestored(&self, cost: u32, elapsed: u64) -> u64 {
+        let usage = u64::from(cost).saturating_mul(self.rate.per_request);
+        usage.saturating_sub(elapsed)
+    }
+
+    /// Returns usage in nanoseconds. Requires the lock of the account.
+    pub(super) fn give_back(&self, usage: u64, now: u64) {
+        let usage = self.usage(now).saturating_sub(usage);
+        self.state.store(now.saturating_add(usage) | LOCKED, SeqCst);
+    }
+
     /// Whether a request is allowed.
     pub(super) fn check(&self, cost: NonZeroU32, now: u64) -> Result<(), Exceeded> {
-        self.rate.after(self.usage(now), cost).map(drop)
+        self.rate.after(self.usage(now), cost.get()).map(drop)
     }
 
     /// Consumes at most what remains. Requires the lock of the account.

@@ -111,6 +111,34 @@ mod rejections_spend_nothing {
     }
 
     #[test]
+    fn recharging_neither_loses_nor_adds_usage() {
+        for limits in [
+            vec![RateLimit::per_hour(5)],
+            vec![
+                RateLimit::per_hour(9).with_name("wide"),
+                RateLimit::per_hour(5).with_name("narrow"),
+            ],
+        ] {
+            check_all(move || {
+                let setup = Setup::new();
+                let recharge = |setup: &Setup, limits: &[RateLimit], cost: u32| {
+                    let (handle, now) = (setup.attach(0, limits).unwrap(), setup.clock.now());
+                    assert!(setup.acquire(&*handle, 1).is_allowed());
+                    match handle.recharge(1, now, cost, now) {
+                        LimitResponse::Ready(decision) => decision.is_allowed(),
+                        LimitResponse::Pending(_) => unreachable!(),
+                    }
+                };
+                let (other, same) = (setup.clone(), limits.clone());
+                let other = thread(move || recharge(&other, &same, 2));
+                let is_allowed = recharge(&setup, &limits, 3);
+                assert!(is_allowed && other.join().unwrap());
+                assert_eq!(setup.remaining(0, &limits).last(), Some(&0));
+            });
+        }
+    }
+
+    #[test]
     fn changed_limits_keep_usage() {
         check_all(|| {
             let setup = Setup::new();

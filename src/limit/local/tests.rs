@@ -17,6 +17,19 @@ fn acquire(handle: &Arc<dyn LimitHandle>, cost: u32, clock: &clock::Clock) -> De
     }
 }
 
+fn recharge(
+    handle: &Arc<dyn LimitHandle>,
+    charged: u32,
+    charged_at: Now,
+    cost: u32,
+    clock: &clock::Clock,
+) -> Decision {
+    match handle.recharge(charged, charged_at, cost, clock.now()) {
+        LimitResponse::Ready(decision) => decision,
+        LimitResponse::Pending(_) => unreachable!("the local limiter responds immediately"),
+    }
+}
+
 fn clock() -> clock::Clock {
     clock::Clock::manual(jiff::Timestamp::UNIX_EPOCH)
 }
@@ -513,6 +526,86 @@ proptest! {
         let named = |(n, limit): (usize, RateLimit)| limit.with_name(format!("n{n}"));
         let limits: Vec<_> = limits.into_iter().enumerate().map(named).collect();
         compare_with_leaky_bucket(&limits, steps)?;
+    }
+
+    /// Whatever is recharged when, the final costs of requests never exceed the limits in any interval.
+    #[test]
+    fn recharged_costs_stay_within_the_limits(
+        rates in proptest::collection::vec((1u32..20, 1u32..20), 1..4),
+        steps in proptest::collection::vec(
+            (0u64..400_000_000, 0u32..6, proptest::option::of((0usize..4, 0u32..8))), 1..80),
+    ) {
+        let limits: Vec<_> = rates
+            .iter()
+            .enumerate()
+            .map(|(n, &(rate, burst))| {
+                RateLimit::per_second(rate).with_burst(burst).with_name(format!("n{n}"))
+            })
+            .collect();
+        let clock = clock();
+        let limiter = LocalLimiter::new();
+        let key = limiter.attach(id(1), &limits, clock.now()).unwrap();
+        // The requests that were admitted: when they were last charged, and their cost.
+        let mut requests: Vec<(Now, u32)> = Vec::new();
+        for (pause, cost, recharged) in steps {
+            clock.advance(Duration::from_nanos(pause));
+            let now = clock.now();
+            match recharged {
+                Some((back, cost)) if back < requests.len() => {
+                    let index = requests.len() - 1 - back;
+                    let (charged_at, charged) = requests[index];
+                    let decision = recharge(&key, charged, charged_at, cost, &clock);
+                    let never = limits.iter().any(|limit| cost > limit.burst());
+                    prop_assert!(!(decision.is_allowed() && never));
+                    prop_assert_eq!(decision.wait().is_none(), decision.is_allowed() || never);
+                    requests[index] = (now, if decision.is_allowed() { cost } else { 0 });
+                    if let Some(wait) = decision.wait() {
+                        clock.advance(wait);
+                        prop_assert!(acquire(&key, cost, &clock).is_allowed());
+                        requests.push((clock.now(), cost));
+                    }
+                }
+                _ => {
+                    if acquire(&key, cost, &clock).is_allowed() {
+                        requests.push((now, cost));
+                    }
+                }
+            }
+        }
+        requests.sort_by_key(|(at, _)| at.elapsed_nanos());
+        for limit in &limits {
+            let per_request = limit.period().as_nanos() / u128::from(limit.requests());
+            for (first, (from, _)) in requests.iter().enumerate() {
+                let mut total = 0;
+                for (to, cost) in &requests[first..] {
+                    total += u128::from(*cost);
+                    let restored = to.since(*from).as_nanos();
+                    prop_assert!(total * per_request <= u128::from(limit.burst()) * per_request + restored);
+                }
+            }
+        }
+    }
+
+    /// Immediately after it was charged, a request costs what it is recharged.
+    #[test]
+    fn recharging_at_once_equals_charging_the_final_cost(
+        limits in proptest::collection::vec(any_limit(), 1..4),
+        steps in proptest::collection::vec((0u64..90_000_000_000, 1u32..9, 0u32..9), 1..50),
+    ) {
+        let named = |(n, limit): (usize, RateLimit)| limit.with_name(format!("n{n}"));
+        let limits: Vec<_> = limits.into_iter().enumerate().map(named).collect();
+        let clock = clock();
+        let limiter = LocalLimiter::new();
+        let [direct, recharged] =
+            [1, 2].map(|key| limiter.attach(id(key), &limits, clock.now()).unwrap());
+        for (pause, first, cost) in steps {
+            clock.advance(Duration::from_nanos(pause));
+            if acquire(&recharged, first, &clock).is_allowed() {
+                let expected = acquire(&direct, cost, &clock);
+                let decision = recharge(&recharged, first, clock.now(), cost, &clock);
+                prop_assert_eq!(decision, expected);
+            }
+        }
     }
 
     /// Whatever other handles consume, each handle admits no more than its own limit, and the reported wait
