@@ -111,7 +111,7 @@ mod complete_accounting {
         let layer = ApiKeyLayer::new(backend.clone()).recorder(recorder.clone());
         let address = support::serve(routes().layer(layer)).await;
         let unlimited = support::issue(&backend, NewKey::new("unlimited")).await;
-        let rate = RateLimit::per_second(100).with_burst(50);
+        let rate = RateLimit::per_hour(1).with_burst(50);
         let limited = support::issue(&backend, NewKey::new("limited").limit(rate)).await;
 
         let mut clients = tokio::task::JoinSet::new();

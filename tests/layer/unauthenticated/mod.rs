@@ -80,7 +80,7 @@ const SETTINGS: [Setting; 12] = [
 ];
 
 fn pass(layer: ApiKeyLayer) -> ApiKeyLayer {
-    let config = CacheConfig::new().lookup_timeout(Duration::from_millis(20));
+    let config = CacheConfig::new().lookup_timeout(Duration::from_millis(50));
     layer.on_store_failure(StoreFailure::Admit).cache(config)
 }
 
