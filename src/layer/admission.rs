@@ -90,8 +90,8 @@ impl Admitted {
 pub(super) enum Admission {
     /// Admitted without changes.
     Unchanged(Admitted),
-    /// Admitted with this key, at this cost.
-    Authenticated(Admitted, Arc<CachedKey>, u32),
+    /// Admitted with this key.
+    Authenticated(Admitted, Arc<CachedKey>),
     /// Admitted without a key.
     Anonymous(Admitted, Box<AnonymousMark>),
     /// Admitted with a key that could not be verified.

@@ -92,22 +92,26 @@ impl Config {
                 request.extensions_mut().insert(Unchanged);
                 Step::Admit(admitted)
             }
-            Admission::Authenticated(mut admitted, entry, cost) => {
+            Admission::Authenticated(mut admitted, entry) => {
                 let outer = request.extensions().get::<Caller>();
                 let outer = outer.filter(|outer| outer.is_recorded_by(&self.recorder));
-                let final_cost = match admitted.tracker() {
-                    Some(tracker) => tracker.final_cost(),
-                    None => outer.map(|outer| outer.final_cost.clone()),
+                let costs = match admitted.tracker() {
+                    Some(tracker) => tracker.costs(),
+                    None => outer.map(|outer| {
+                        let charged = self.cost_of(RequestParts::of(request));
+                        (charged, outer.final_cost.clone())
+                    }),
                 };
+                let (charged, final_cost) = costs.unwrap_or_else(|| (0, FinalCost::new()));
                 let mut caller = Caller {
                     entry,
                     event_id: outer.map_or(id, |outer| outer.event_id),
                     stripped: StrippedCredentials::new(),
                     recorder: self.recorder.id(),
                     admitted_by: self.limits_id,
-                    charged: cost,
+                    charged,
                     charged_at: began,
-                    final_cost: final_cost.unwrap_or_else(FinalCost::new),
+                    final_cost,
                 };
                 if !self.keep_credential {
                     credential::remove(&self.sources, sources, request, &mut caller.stripped);

@@ -74,7 +74,7 @@ impl Config {
             Err(error) => Err(self.limiter_failed(&error, &entry, permit, context)),
         };
         admitted.map_or_else(Admission::Rejected, |admitted| {
-            Admission::Authenticated(admitted, entry, cost)
+            Admission::Authenticated(admitted, entry)
         })
     }
 

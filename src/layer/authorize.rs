@@ -272,7 +272,7 @@ impl Config {
         } else {
             return self.reject_unauthenticated(RejectionReason::RecorderFull, context);
         };
-        let cost = self.cost.as_ref().map_or(1, |cost| cost(context.parts));
+        let cost = self.cost_of(context.parts);
         let attached = match self.attached(&entry, context.began) {
             Ok(attached) => attached,
             Err(error) => {
@@ -289,7 +289,7 @@ impl Config {
                 let admitted =
                     self.apply_decision(&entry, attached, decision, cost, permit, context);
                 admitted.map_or_else(Admission::Rejected, |admitted| {
-                    Admission::Authenticated(admitted, entry, cost)
+                    Admission::Authenticated(admitted, entry)
                 })
             }
             LimitResponse::Pending(decision) => {

@@ -152,6 +152,12 @@ impl Config {
         }
     }
 
+    /// The cost of a request.
+    #[inline]
+    pub(super) fn cost_of(&self, parts: RequestParts<'_>) -> u32 {
+        self.cost.as_ref().map_or(1, |cost| cost(parts))
+    }
+
     /// The limits of a cached key, attached to the limiter.
     #[inline]
     pub(super) fn attached<'a>(

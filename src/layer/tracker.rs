@@ -142,12 +142,14 @@ impl RequestTracker {
         Self(State::Own(tracked))
     }
 
-    /// The cost that replaces that of the event.
+    /// The cost of the event, and the one that replaces it.
     #[inline]
-    pub(super) fn final_cost(&mut self) -> Option<FinalCost> {
-        let mut cost = None;
-        self.with(|tracked| cost = Some(tracked.final_cost.clone()));
-        cost
+    pub(super) fn costs(&mut self) -> Option<(u32, FinalCost)> {
+        let mut costs = None;
+        self.with(|tracked| {
+            costs = Some((tracked.event.fields.cost, tracked.final_cost.clone()));
+        });
+        costs
     }
 
     /// Records the request only if this flag is not set when it ends.

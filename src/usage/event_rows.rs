@@ -224,7 +224,10 @@ impl EventRows {
             number => number - from + to,
         };
         self.rows.extend(rows.iter().map(|row| Row {
-            fields: row.fields.normalized(),
+            fields: EventFields {
+                billable: row.fields.outcome.is_billable(),
+                ..row.fields.normalized()
+            },
             key: moved(row.key, first_key, keys_at),
             endpoint: moved(row.endpoint, first_endpoint, endpoints_at),
             texts_at: row.texts_at - start + texts_at,
@@ -292,11 +295,12 @@ impl EventRows {
             {
                 let fields = &mut self.rows[index].fields;
                 (fields.outcome, fields.cause) = (outcome, cause);
+                fields.billable = outcome.is_billable();
             }
         }
     }
 
-    /// Sets which events are billable. Those that the layer has rejected are not.
+    /// Sets which events are billable, instead of those with a billable outcome. Rejected requests are not.
     pub(crate) fn set_billable(&mut self, billable: impl Fn(Outcome, Option<Cause>) -> bool) {
         for Row { fields, .. } in &mut self.rows {
             fields.billable =

@@ -59,7 +59,7 @@ pub(crate) struct EventFields {
     pub(crate) outcome: Outcome,
     pub(crate) cause: Option<Cause>,
     pub(crate) rejection_reason: Option<RejectionReason>,
-    /// Set when the recorder takes the event out of its queue.
+    /// Set when the recorder takes the event out of its queue: by default, whether the outcome is billable.
     pub(crate) billable: bool,
     /// Whether the key was rejected; such events are queued in extra capacity.
     pub(crate) is_rejected: bool,

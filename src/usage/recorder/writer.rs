@@ -110,12 +110,11 @@ impl Writer {
                 catch_unwind(AssertUnwindSafe(|| classify(event))).unwrap_or_default()
             });
         }
-        match &self.builder.billable {
-            Some(billable) => events.set_billable(|outcome, cause| {
+        if let Some(billable) = &self.builder.billable {
+            events.set_billable(|outcome, cause| {
                 catch_unwind(AssertUnwindSafe(|| billable(outcome, cause)))
                     .unwrap_or(outcome.is_billable())
-            }),
-            None => events.set_billable(|outcome, _| outcome.is_billable()),
+            });
         }
         let id = event_id(Timestamp::now().as_microsecond());
         (size.events > 0).then(|| PendingBatch {
