@@ -76,6 +76,7 @@
 //! | `sqlite` | `SqliteBackend`, which stores keys, the request log and rollups in SQLite, and `SqliteSpool`. SQLite is compiled from source |
 //! | `sqlite-unbundled` | The same with the system's SQLite library. Building needs its headers and libclang |
 //! | `postgres` | `PostgresBackend`, which stores keys, the request log and rollups in PostgreSQL |
+//! | `password-hashes` | [`PasswordHashes`]: import of keys with bcrypt or Argon2 hashes, which are replaced on first use |
 //! | `recoverable` | `key::Vault`, which encrypts secrets under the application's encryption key so that they can be revealed again |
 //! | `dashboard` | Pages and a JSON API to create, monitor, rotate and delete keys, behind a `Guard` |
 //! | `conformance` | Test suites for custom stores and backends |
@@ -130,6 +131,8 @@ pub use id::KeyId;
 pub use invalid_config::InvalidConfig;
 #[cfg(feature = "axum")]
 pub use layer::NoCaller;
+#[cfg(feature = "password-hashes")]
+pub use layer::PasswordHashes;
 pub use layer::{
     ApiKeyLayer, ApiKeyService, BodyError, Caller, Cost, CredentialSource, ForwardedHeader,
     HeaderStyle, KeyRejected, PeerAddress, RESPONSE_HEADERS, Rejection, RequestParts, RequireScope,

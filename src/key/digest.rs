@@ -10,6 +10,7 @@
 use std::array;
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use hmac::{Hmac, KeyInit, Mac};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -23,18 +24,45 @@ use crate::parse_error::ParseError;
 
 /// The digest of a secret, as held by a store.
 ///
-/// As text: `sha256:<hex>`, `hmac-sha256:<pepper>:<hex>`, or `sha512:<hex>` with the first 32 bytes of the SHA-512.
-/// `Debug` shows only the algorithm and the pepper name.
+/// As text: `sha256:<hex>`, `hmac-sha256:<pepper>:<hex>`, `sha512:<hex>` with the first 32 bytes of the SHA-512, or
+/// `password-hash:<hash>` for keys that were [imported](super::ImportedKey::from_password_hash) with a bcrypt or Argon2
+/// hash. `Debug` shows only the algorithm and the pepper name.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Digest {
     pepper: PepperName,
     bytes: [u8; 32],
+    /// The password hash of which `bytes` is the SHA-256.
+    password_hash: Option<Arc<str>>,
 }
+
+/// The maximum length of a password hash.
+pub(super) const MAX_PASSWORD_HASH: usize = 512;
 
 const INVALID: ParseError =
     ParseError::new("invalid digest: expected the bytes of the hash, hexadecimal digits or base64");
 
 impl Digest {
+    const fn new(pepper: PepperName, bytes: [u8; 32]) -> Self {
+        Self {
+            pepper,
+            bytes,
+            password_hash: None,
+        }
+    }
+
+    /// A digest that no secret has until it is replaced, with a password hash to verify the secret.
+    pub(super) fn of_password_hash(hash: &str) -> Self {
+        Self {
+            password_hash: Some(hash.into()),
+            ..Self::new(PepperName::PASSWORD_HASH, sha256(hash.as_bytes()))
+        }
+    }
+
+    /// The password hash to verify the secret with, if it has not been replaced.
+    pub(crate) fn password_hash(&self) -> Option<&Arc<str>> {
+        self.password_hash.as_ref()
+    }
+
     /// The SHA-256 of a secret, as 32 bytes, 64 hexadecimal digits or base64 with either alphabet.
     ///
     /// ```
@@ -51,10 +79,10 @@ impl Digest {
     ///
     /// [`ParseError`] for anything else, and for bytes that are all printable: the text of a shorter hash.
     pub fn from_sha256(hash: impl AsRef<[u8]>) -> Result<Self, ParseError> {
-        Ok(Self {
-            pepper: PepperName::NONE,
-            bytes: hash_from(hash.as_ref()).ok_or(INVALID)?,
-        })
+        Ok(Self::new(
+            PepperName::NONE,
+            hash_from(hash.as_ref()).ok_or(INVALID)?,
+        ))
     }
 
     /// The HMAC-SHA-256 of a secret under the pepper with this name (see [`Peppers::new`]), in the same encodings as
@@ -64,10 +92,10 @@ impl Digest {
     ///
     /// As [`from_sha256`](Self::from_sha256), and for an invalid name.
     pub fn from_hmac_sha256(pepper: &str, hash: impl AsRef<[u8]>) -> Result<Self, ParseError> {
-        Ok(Self {
-            pepper: PepperName::new(pepper).ok_or(INVALID_PEPPER)?,
-            bytes: hash_from(hash.as_ref()).ok_or(INVALID)?,
-        })
+        Ok(Self::new(
+            PepperName::new(pepper).ok_or(INVALID_PEPPER)?,
+            hash_from(hash.as_ref()).ok_or(INVALID)?,
+        ))
     }
 
     /// The SHA-512 of a secret, as 64 bytes, 128 hexadecimal digits or base64 with either alphabet. Its first 32 bytes
@@ -82,16 +110,12 @@ impl Digest {
     }
 
     fn of_sha512(hash: &[u8; 64]) -> Self {
-        Self {
-            pepper: PepperName::SHA_512,
-            bytes: *hash.first_chunk().unwrap_or(&[0; 32]),
-        }
+        Self::new(PepperName::SHA_512, *hash.first_chunk().unwrap_or(&[0; 32]))
     }
 
     /// The name of the pepper that it was computed with, if any.
     pub fn pepper(&self) -> Option<&str> {
-        let is_algorithm = [PepperName::NONE, PepperName::SHA_512].contains(&self.pepper);
-        (!is_algorithm).then(|| self.pepper.as_str())
+        (!PepperName::ALGORITHMS.contains(&self.pepper)).then(|| self.pepper.as_str())
     }
 
     /// The id of the key that is imported with this digest: 95 bits in base62, of the digest itself if it is a plain
@@ -108,16 +132,14 @@ impl Digest {
     fn algorithm(&self) -> &'static str {
         match self.pepper {
             PepperName::SHA_512 => "sha512",
+            PepperName::PASSWORD_HASH => "password-hash",
             _ => "sha256",
         }
     }
 
     /// A placeholder digest that no secret has.
     pub(crate) fn dummy() -> Self {
-        Self {
-            pepper: PepperName::NONE,
-            bytes: [0; 32],
-        }
+        Self::new(PepperName::NONE, [0; 32])
     }
 
     /// The SHA-512 of a secret.
@@ -133,10 +155,7 @@ impl Digest {
 
     /// The plain SHA-256 of a secret.
     pub(crate) fn sha256(secret: &[u8]) -> Self {
-        Self {
-            pepper: PepperName::NONE,
-            bytes: sha256(secret),
-        }
+        Self::new(PepperName::NONE, sha256(secret))
     }
 }
 
@@ -145,6 +164,9 @@ impl fmt::Display for Digest {
         match self.pepper() {
             Some(pepper) => write!(f, "hmac-sha256:{pepper}:")?,
             None => write!(f, "{}:", self.algorithm())?,
+        }
+        if let Some(hash) = &self.password_hash {
+            return f.write_str(hash);
         }
         self.bytes
             .iter()
@@ -167,11 +189,19 @@ impl FromStr for Digest {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let from = |pepper, hex: &str| {
             let bytes = from_hex(hex.as_bytes()).ok_or(INVALID)?;
-            Ok(Self { pepper, bytes })
+            Ok(Self::new(pepper, bytes))
         };
         match text.split_once(':').ok_or(INVALID)? {
             ("sha256", hex) => from(PepperName::NONE, hex),
             ("sha512", hex) => from(PepperName::SHA_512, hex),
+            ("password-hash", hash) => {
+                let is_valid = hash.len() <= MAX_PASSWORD_HASH
+                    && hash.starts_with('$')
+                    && hash.bytes().all(|b| b.is_ascii_graphic());
+                is_valid
+                    .then(|| Self::of_password_hash(hash))
+                    .ok_or(INVALID)
+            }
             ("hmac-sha256", rest) => {
                 let (pepper, hex) = rest.split_once(':').ok_or(INVALID)?;
                 from(PepperName::new(pepper).ok_or(INVALID)?, hex)
@@ -267,10 +297,7 @@ impl Peppers {
     /// The digest of a new secret.
     pub(crate) fn digest(&self, secret: &[u8]) -> Digest {
         match self.0.first() {
-            Some((name, keyed)) => Digest {
-                pepper: *name,
-                bytes: hmac(keyed, secret),
-            },
+            Some((name, keyed)) => Digest::new(*name, hmac(keyed, secret)),
             None => Digest::sha256(secret),
         }
     }
@@ -284,10 +311,7 @@ impl Peppers {
     pub(super) fn digest_with(&self, pepper: &str, secret: &[u8]) -> Option<Digest> {
         let mut peppers = self.0.iter();
         let (name, keyed) = peppers.find(|(name, _)| name.as_str() == pepper)?;
-        Some(Digest {
-            pepper: *name,
-            bytes: hmac(keyed, secret),
-        })
+        Some(Digest::new(*name, hmac(keyed, secret)))
     }
 
     /// Whether the secret has this digest. Takes the same work for every secret and digest. A digest with an
@@ -378,15 +402,19 @@ impl PepperName {
         len: 0,
         bytes: [0; Self::MAX_LEN],
     };
-    /// Marks SHA-512 digests. Not a valid name.
-    const SHA_512: Self = Self {
-        len: 1,
-        bytes: {
-            let mut bytes = [0; Self::MAX_LEN];
-            bytes[0] = b':';
-            bytes
-        },
-    };
+    /// Marks SHA-512 digests.
+    const SHA_512: Self = Self::mark(b':');
+    /// Marks digests with a password hash.
+    const PASSWORD_HASH: Self = Self::mark(b'$');
+    /// The marks of digests without a pepper.
+    const ALGORITHMS: [Self; 3] = [Self::NONE, Self::SHA_512, Self::PASSWORD_HASH];
+
+    /// A mark, which is not a valid name.
+    const fn mark(mark: u8) -> Self {
+        let mut bytes = [0; Self::MAX_LEN];
+        bytes[0] = mark;
+        Self { len: 1, bytes }
+    }
 
     fn new(name: &str) -> Option<Self> {
         let allowed = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';

@@ -14,6 +14,8 @@ use zeroize::Zeroizing;
 use super::audit::Actor;
 use super::digest::{Digest, Peppers};
 use super::error::StoreError;
+#[cfg(feature = "password-hashes")]
+use super::imported_format::id_of_prefix;
 use super::issuer::{IssueError, Issuer};
 use super::new_key::NewKey;
 use super::query::KeyQuery;
@@ -51,6 +53,11 @@ pub struct ImportedKey {
 enum Source {
     Secret(Zeroizing<String>),
     Digest(Result<Digest, ParseError>),
+    #[cfg(feature = "password-hashes")]
+    PasswordHash {
+        prefix: String,
+        hash: String,
+    },
 }
 
 impl fmt::Debug for Source {
@@ -58,6 +65,8 @@ impl fmt::Debug for Source {
         match self {
             Self::Secret(_) => f.write_str("Secret"),
             Self::Digest(digest) => digest.fmt(f),
+            #[cfg(feature = "password-hashes")]
+            Self::PasswordHash { .. } => f.write_str("PasswordHash"),
         }
     }
 }
@@ -77,6 +86,22 @@ impl ImportedKey {
     /// digest. If the ids are known, [create](KeyAdmin::create) the records instead.
     pub fn from_digest(new: NewKey, digest: Result<Digest, ParseError>) -> Self {
         Self::new(new, Source::Digest(digest))
+    }
+
+    /// A key whose secret has this bcrypt or Argon2 hash, and is found by this [prefix](super::SecretPrefix). On the
+    /// first use of the key, [`ApiKeyLayer::password_hashes`](crate::ApiKeyLayer::password_hashes) replaces the hash by a
+    /// fast digest.
+    ///
+    /// The import rejects malformed hashes, bcrypt with a cost above 15, and Argon2 with more than 256 MiB or 64 passes.
+    /// Bcrypt covers only the first 72 bytes of a secret.
+    #[cfg(feature = "password-hashes")]
+    pub fn from_password_hash(
+        new: NewKey,
+        prefix: impl Into<String>,
+        hash: impl Into<String>,
+    ) -> Self {
+        let (prefix, hash) = (prefix.into(), hash.into());
+        Self::new(new, Source::PasswordHash { prefix, hash })
     }
 
     fn new(new: NewKey, source: Source) -> Self {
@@ -131,6 +156,11 @@ impl ImportedKey {
                     return Err(IssueError::UnknownPepper);
                 }
                 (digest.imported_id(), digest)
+            }
+            #[cfg(feature = "password-hashes")]
+            Source::PasswordHash { prefix, hash } => {
+                super::password_hash::check(hash).map_err(IssueError::Digest)?;
+                (id_of_prefix(prefix), Digest::of_password_hash(hash))
             }
         };
         let hint = || format!("imported {}…", &id.as_str()[..4]);

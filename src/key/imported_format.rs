@@ -1,7 +1,11 @@
 //! How the secrets of other systems are hashed.
 
+#[cfg(feature = "password-hashes")]
+use sha2::{Digest as _, Sha256};
+
 use super::digest::{Digest, Peppers};
 use super::issuer::is_importable;
+use crate::id::KeyId;
 
 /// How another system hashes its secrets, which determines under which id an
 /// [imported](super::ImportedKey::from_digest) key is found.
@@ -31,6 +35,43 @@ enum Algorithm {
     Sha512,
     /// The name of the pepper.
     HmacSha256(String),
+    #[cfg(feature = "password-hashes")]
+    PasswordHash(SecretPrefix),
+}
+
+/// The part of a secret by which another system finds its password hash.
+#[cfg(feature = "password-hashes")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum SecretPrefix {
+    /// The part before the first separator, without it.
+    Before(char),
+    /// This number of characters.
+    First(usize),
+}
+
+#[cfg(feature = "password-hashes")]
+impl SecretPrefix {
+    fn of(self, secret: &str) -> Option<&str> {
+        match self {
+            Self::Before(separator) => Some(secret.split_once(separator)?.0),
+            Self::First(length) => secret.get(..length),
+        }
+    }
+
+    fn is_valid(self) -> bool {
+        match self {
+            Self::Before(separator) => separator.is_ascii_graphic(),
+            Self::First(length) => length > 0,
+        }
+    }
+}
+
+/// The id of a key that is found by a prefix of its secret.
+#[cfg(feature = "password-hashes")]
+pub(super) fn id_of_prefix(prefix: &str) -> KeyId {
+    let hash = Sha256::new().chain_update("secret prefix: ");
+    KeyId::from_sha256(&hash.chain_update(prefix).finalize().into())
 }
 
 impl ImportedFormat {
@@ -56,6 +97,19 @@ impl ImportedFormat {
         Self::new(Algorithm::HmacSha256(pepper.into()))
     }
 
+    /// A password hash of the secret, which is found by a prefix of the secret. Requires
+    /// [`ApiKeyLayer::password_hashes`](crate::ApiKeyLayer::password_hashes).
+    #[cfg(feature = "password-hashes")]
+    pub const fn password_hash(prefix: SecretPrefix) -> Self {
+        Self::new(Algorithm::PasswordHash(prefix))
+    }
+
+    /// Whether the secret has a password hash.
+    #[cfg(feature = "password-hashes")]
+    pub(crate) fn is_password_hash(&self) -> bool {
+        matches!(self.algorithm, Algorithm::PasswordHash(_))
+    }
+
     /// Hashes only the part after the first separator. That part must have at least 16 characters.
     pub fn after(mut self, separator: char) -> Self {
         self.separator = Some(separator);
@@ -71,6 +125,8 @@ impl ImportedFormat {
         match &self.algorithm {
             Algorithm::Sha256 | Algorithm::Sha512 => true,
             Algorithm::HmacSha256(pepper) => peppers.has(pepper),
+            #[cfg(feature = "password-hashes")]
+            Algorithm::PasswordHash(prefix) => prefix.is_valid(),
         }
     }
 
@@ -94,13 +150,22 @@ impl ImportedFormat {
             Algorithm::Sha256 => Digest::sha256(hashed),
             Algorithm::Sha512 => Digest::sha512(hashed),
             Algorithm::HmacSha256(pepper) => peppers.digest_with(pepper, hashed)?,
+            #[cfg(feature = "password-hashes")]
+            Algorithm::PasswordHash(prefix) => {
+                let id = id_of_prefix(prefix.of(std::str::from_utf8(hashed).ok()?)?);
+                let digest = None;
+                return Some(ImportCandidate { id, hashed, digest });
+            }
         };
-        Some(ImportCandidate { hashed, digest })
+        let (id, digest) = (digest.imported_id(), Some(digest));
+        Some(ImportCandidate { id, hashed, digest })
     }
 }
 
 /// A secret of another system, as hashed by it.
 pub(crate) struct ImportCandidate<'a> {
+    pub(crate) id: KeyId,
     pub(crate) hashed: &'a [u8],
-    pub(crate) digest: Digest,
+    /// `None` if it can only be verified by a password hash, or by a digest that has replaced it.
+    pub(crate) digest: Option<Digest>,
 }

@@ -14,6 +14,8 @@ mod imported_format;
 mod invalidation;
 mod issuer;
 mod new_key;
+#[cfg(feature = "password-hashes")]
+mod password_hash;
 mod query;
 mod record;
 mod redact;
@@ -36,6 +38,8 @@ pub use encryption::Vault;
 pub use error::{InvalidKey, StoreError};
 pub use import::{ImportReport, ImportedKey, RejectedImport};
 pub use imported_format::ImportedFormat;
+#[cfg(feature = "password-hashes")]
+pub use imported_format::SecretPrefix;
 pub use invalidation::InvalidationFeed;
 pub use issuer::{IssueError, Issued, Issuer};
 pub use new_key::NewKey;
@@ -55,6 +59,8 @@ pub(crate) use error::check_time;
 pub(crate) use imported_format::ImportCandidate;
 #[cfg(feature = "conformance")]
 pub(crate) use invalidation::Invalidate;
+#[cfg(feature = "password-hashes")]
+pub(crate) use password_hash::verify as verify_password;
 pub(crate) use redact::{credential_has_secret, has_secret, redact_secrets, truncate_for_search};
 pub(crate) use secret::id_of;
 pub(crate) use verified::{Recalled, Tag, forget, recall, remember};

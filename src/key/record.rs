@@ -173,6 +173,14 @@ pub enum KeyChange {
         /// When the key was revoked.
         revoked_at: Timestamp,
     },
+    /// Replaces the digest of the secret by another digest of the same secret. Has no effect if the key has another
+    /// digest than `from`.
+    Rehash {
+        /// The previous digest.
+        from: Digest,
+        /// The new digest.
+        to: Digest,
+    },
 }
 
 /// The replacement for a key in a rotation.
@@ -265,6 +273,11 @@ impl KeyRecord {
                 self.key.revoked_at.get_or_insert(whole_micros(*at));
                 self.key.recoverable = false;
                 self.encrypted_secret = None;
+            }
+            KeyChange::Rehash { from, to } => {
+                if self.digest == *from {
+                    self.digest = to.clone();
+                }
             }
         }
         Ok(())

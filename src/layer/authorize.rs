@@ -171,14 +171,19 @@ impl Config {
                 CacheLookup::Hit(entry) if self.verify_candidate(&candidate, &entry) => {
                     return self.authorize(entry, KnownFrom::Cache, None, context);
                 }
-                CacheLookup::Hit(entry) => exists |= entry.exists,
+                CacheLookup::Hit(entry) if entry.digest.password_hash().is_none() => {
+                    exists |= entry.exists;
+                }
                 CacheLookup::Stale(entry)
                     if self.verify_candidate(&candidate, &entry)
                         && is_active(&entry, context.began) =>
                 {
                     return self.look_up(vec![candidate], None, context.began);
                 }
-                CacheLookup::Stale(_) | CacheLookup::Miss => unknown.push(candidate),
+                // A password hash can only be verified while the request waits.
+                CacheLookup::Hit(_) | CacheLookup::Stale(_) | CacheLookup::Miss => {
+                    unknown.push(candidate);
+                }
             }
         }
         match (is_importable, unknown.is_empty()) {

@@ -27,9 +27,9 @@ impl Candidate {
 
     pub(super) fn imported(candidate: ImportCandidate<'_>) -> Self {
         Self {
-            id: candidate.digest.imported_id(),
+            id: candidate.id,
             secret: Zeroizing::new(candidate.hashed.to_vec()),
-            digest: Some(candidate.digest),
+            digest: candidate.digest,
         }
     }
 }

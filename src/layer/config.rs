@@ -93,6 +93,8 @@ pub(crate) struct Config {
     pub(crate) keep_credential: bool,
     /// The formats of imported secrets. Without any, imported keys are not accepted.
     pub(crate) imported_formats: Box<[ImportedFormat]>,
+    #[cfg(feature = "password-hashes")]
+    pub(crate) password_hashes: Option<super::password_hashes::PasswordHashes>,
     pub(crate) store_failure: StoreFailure,
 }
 
@@ -101,6 +103,18 @@ impl Config {
     pub(super) fn validate(&self) -> Result<(), InvalidConfig> {
         if let Some(invalid) = &self.invalid {
             return Err(invalid.clone());
+        }
+        #[cfg(feature = "password-hashes")]
+        if self.password_hashes.is_none()
+            && self
+                .imported_formats
+                .iter()
+                .any(ImportedFormat::is_password_hash)
+        {
+            return Err(InvalidConfig::new(
+                "imported formats",
+                "password hashes require `ApiKeyLayer::password_hashes`",
+            ));
         }
         let mut formats = self.imported_formats.iter();
         match formats.all(|format| format.is_valid(&self.peppers)) {

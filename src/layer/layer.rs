@@ -14,6 +14,8 @@ use super::client_limit::ClientLimit;
 use super::config::{Config, StoreFailure, ThreadConfigs, next_id};
 use super::credential::{CredentialSource, CredentialSources};
 use super::endpoint::Endpoints;
+#[cfg(feature = "password-hashes")]
+use super::password_hashes::PasswordHashes;
 use super::rejected_events::RejectedEvents;
 use super::rejection::{Rejection, Rejections};
 use super::request_parts::RequestParts;
@@ -85,6 +87,8 @@ impl ApiKeyLayer {
                 preflight: false,
                 keep_credential: false,
                 imported_formats: Box::default(),
+                #[cfg(feature = "password-hashes")]
+                password_hashes: None,
                 store_failure: StoreFailure::default(),
             }),
             copies: Arc::default(),
@@ -267,9 +271,8 @@ impl ApiKeyLayer {
     }
 
     /// Accepts keys of other systems that were [imported](crate::key::Issuer::import_all), and sets how those systems
-    /// hash secrets. Keys imported from secrets in another format than this crate's need
-    /// [`ImportedFormat::sha256`]. An arbitrary credential costs a
-    /// hash and a lookup for each format. Replaces the formats of earlier calls.
+    /// hash secrets. Keys imported from secrets in another format than this crate's need [`ImportedFormat::sha256`]. An
+    /// arbitrary credential costs a hash and a lookup for each format. Replaces the formats of earlier calls.
     ///
     /// A format is invalid if its pepper is not one of the layer's [peppers](Self::peppers), or if its separator is not
     /// a printable ASCII character.
@@ -278,6 +281,17 @@ impl ApiKeyLayer {
         formats: impl IntoIterator<Item = ImportedFormat>,
     ) -> Self {
         self.with(|config| config.imported_formats = formats.into_iter().collect())
+    }
+
+    /// Verifies imported secrets that only have a bcrypt or Argon2 hash, and replaces the hash by a fast digest on the
+    /// first use of the key. Required by [`ImportedFormat::password_hash`].
+    ///
+    /// Each wrong secret with the prefix of a key that still has a password hash costs a verification of some 10 to 1,000
+    /// milliseconds of CPU time, charged to the [lookup limit](Self::lookup_limit) and bounded by the
+    /// [workers](PasswordHashes::workers). The time of the response then reveals that the prefix is known.
+    #[cfg(feature = "password-hashes")]
+    pub fn password_hashes(self, hashes: PasswordHashes) -> Self {
+        self.with(|config| config.password_hashes = Some(hashes))
     }
 
     /// The endpoint of a request, for usage accounting. By default, axum's `MatchedPath` or the gRPC method.

@@ -20,6 +20,8 @@ mod future;
 mod grpc;
 #[expect(clippy::module_inception, reason = "the layer's own file")]
 mod layer;
+#[cfg(feature = "password-hashes")]
+mod password_hashes;
 mod path_rules;
 mod recheck;
 mod recorder_permit;
@@ -47,6 +49,8 @@ pub use credential::CredentialSource;
 pub use extract::NoCaller;
 pub use future::ResponseFuture;
 pub use layer::ApiKeyLayer;
+#[cfg(feature = "password-hashes")]
+pub use password_hashes::PasswordHashes;
 pub use rejection::Rejection;
 pub use request_parts::RequestParts;
 pub use require_scope::{RequireScope, RequireScopeService};

@@ -111,7 +111,8 @@ pub(super) fn rejected(
     if !known.exists {
         return Some(RejectionReason::Unknown);
     }
-    if known.digest != admitted.digest {
+    // A password hash that could not be replaced is not comparable.
+    if known.digest != admitted.digest && known.digest.password_hash().is_none() {
         return Some(RejectionReason::WrongSecret);
     }
     match known.key.status(now.timestamp()) {

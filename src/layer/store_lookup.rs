@@ -36,15 +36,26 @@ impl Config {
             let mut candidates = candidates.into_iter().peekable();
             loop {
                 let candidate = candidates.next().expect("there is a candidate");
-                let pay = || {
+                let mut pay = || {
                     if let (Some((address, limit)), None) = (&payer, &charge) {
                         charge = Some(limit.charge(Some(*address), began)?);
                     }
                     Ok(())
                 };
-                let found = match config.cache.lookup_charged(candidate.id, pay).await {
+                let found = match config.cache.lookup_charged(candidate.id, &mut pay).await {
                     Ok(found) => found,
                     Err(wait) => return Resumed::LookupLimited { wait },
+                };
+                #[cfg(feature = "password-hashes")]
+                let found = match found {
+                    Ok(Some(entry)) if entry.digest.password_hash().is_some() => {
+                        // Charged even if the lookup was free.
+                        if let Err(wait) = pay() {
+                            return Resumed::LookupLimited { wait };
+                        }
+                        config.verify_by_password_hash(entry, &candidate).await
+                    }
+                    found => found,
                 };
                 let is_over = candidates.peek().is_none()
                     || match &found {

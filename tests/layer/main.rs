@@ -14,6 +14,8 @@ mod load;
 mod lookup_limit;
 #[cfg(feature = "axum")]
 mod nested_layers;
+#[cfg(feature = "password-hashes")]
+mod password_hashes;
 mod plain;
 mod poll_ready;
 #[cfg(feature = "axum")]

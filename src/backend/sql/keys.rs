@@ -28,7 +28,7 @@ const INSERT: &str = "INSERT INTO {prefix}keys (id, name, name_lower, owner, env
 const UPDATE: &str =
     "UPDATE {prefix}keys SET name = $2, name_lower = $3, owner = $4, environment = $5,
     scopes = $6, limits = $7, addresses = $8, metadata = $9, expires_at = $10, disabled = $11,
-    revoked_at = $12, encrypted_secret = CASE WHEN $13 THEN encrypted_secret END
+    revoked_at = $12, encrypted_secret = CASE WHEN $13 THEN encrypted_secret END, digest = $14
     WHERE id = $1";
 
 pub(super) fn find(names: &Names, id: KeyId) -> Statement {
@@ -81,6 +81,7 @@ pub(super) fn update(names: &Names, record: &KeyRecord) -> Statement {
     let mut sql = Statement::new(names, UPDATE);
     sql.values.extend(mutable(key));
     sql.bind(Value::Boolean(key.recoverable))
+        .bind(&*record.digest.to_string())
 }
 
 /// The id and the mutable columns, with which both statements begin.

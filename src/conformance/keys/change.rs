@@ -9,8 +9,8 @@ use super::steps::{create, expect_unchanged, find_key, get_key};
 use crate::conformance::assert::{equal, fails_with, join_all, succeeds};
 use crate::conformance::fixture::{Fixture, id, micros, too_early, tricky_strings};
 use crate::key::{
-    Actor, AddressList, InvalidKey, KeyAdmin, KeyChange, KeyRecord, KeyStatus, KeyUpdate, NewKey,
-    StoreError,
+    Actor, AddressList, Digest, InvalidKey, KeyAdmin, KeyChange, KeyRecord, KeyStatus, KeyUpdate,
+    NewKey, StoreError,
 };
 use crate::limit::RateLimit;
 
@@ -20,6 +20,7 @@ pub(super) async fn suite<S: KeyAdmin + ?Sized>(store: &S) {
     invalid_changes_change_nothing(store, &fixture).await;
     disabling_and_enabling(store, &fixture).await;
     first_revocation_time_is_kept(store, &fixture).await;
+    digest_is_replaced_only_if_it_is_the_expected_one(store, &fixture).await;
     concurrent_changes_are_all_applied(store, &fixture).await;
     unknown_ids_are_not_found(store).await;
 }
@@ -190,6 +191,36 @@ async fn first_revocation_time_is_kept<S: KeyAdmin + ?Sized>(store: &S, fixture:
     expect_unchanged(store, &expected, "the record of a revoked key is kept").await;
 }
 
+/// A new digest.
+fn digest() -> Digest {
+    Digest::sha256(id().as_str().as_bytes())
+}
+
+async fn digest_is_replaced_only_if_it_is_the_expected_one<S: KeyAdmin + ?Sized>(
+    store: &S,
+    fixture: &Fixture,
+) {
+    let mut record = create(store, fixture.record("Rehashed")).await;
+    let [from, other, to] = [record.digest.clone(), digest(), digest()];
+    for (from, rule) in [
+        (
+            other,
+            "another digest than the expected one is not replaced",
+        ),
+        (from, "the expected digest is replaced, and nothing else"),
+    ] {
+        let change = KeyChange::Rehash {
+            from,
+            to: to.clone(),
+        };
+        succeeds(record.apply(&change), "the suite's changes are valid");
+        let result = store.change(record.key.id, change, Actor::SYSTEM).await;
+        equal(&succeeds(result, rule), &record.key, rule);
+        expect_unchanged(store, &record, rule).await;
+    }
+    equal(&record.digest, &to, "the expected digest is replaced");
+}
+
 async fn concurrent_changes_are_all_applied<S: KeyAdmin + ?Sized>(store: &S, fixture: &Fixture) {
     let record = create(store, fixture.record("Contended")).await;
     let id = record.key.id;
@@ -200,6 +231,10 @@ async fn concurrent_changes_are_all_applied<S: KeyAdmin + ?Sized>(store: &S, fix
         KeyChange::Update(Box::new(KeyUpdate::new().environment(Some("moved")))),
         KeyChange::Disable,
         KeyChange::Revoke { revoked_at: at },
+        KeyChange::Rehash {
+            from: record.digest.clone(),
+            to: digest(),
+        },
     ];
     let mut expected = record;
     let results = join_all(
@@ -224,6 +259,10 @@ async fn unknown_ids_are_not_found<S: KeyAdmin + ?Sized>(store: &S) {
         KeyChange::Disable,
         KeyChange::Enable,
         KeyChange::Revoke { revoked_at: at },
+        KeyChange::Rehash {
+            from: digest(),
+            to: digest(),
+        },
     ];
     let rule = "changing an unknown id fails with StoreError::NotFound";
     let is_not_found = |error: &StoreError| matches!(error, StoreError::NotFound(of) if *of == id);

@@ -27,13 +27,15 @@ pub enum AuditAction {
     Rotated,
     /// The secret was [revealed](crate::key::KeyAdmin::reveal).
     Revealed,
+    /// The digest of the secret was replaced by another digest of the same secret.
+    Rehashed,
     /// The key was deleted.
     Deleted,
 }
 
 impl AuditAction {
     /// All actions, in declaration order.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Created,
         Self::Updated,
         Self::Disabled,
@@ -41,6 +43,7 @@ impl AuditAction {
         Self::Revoked,
         Self::Rotated,
         Self::Revealed,
+        Self::Rehashed,
         Self::Deleted,
     ];
 
@@ -54,6 +57,7 @@ impl AuditAction {
             Self::Revoked => "revoked",
             Self::Rotated => "rotated",
             Self::Revealed => "revealed",
+            Self::Rehashed => "rehashed",
             Self::Deleted => "deleted",
         }
     }
@@ -65,6 +69,7 @@ impl AuditAction {
             KeyChange::Disable => Self::Disabled,
             KeyChange::Enable => Self::Enabled,
             KeyChange::Revoke { .. } => Self::Revoked,
+            KeyChange::Rehash { .. } => Self::Rehashed,
         }
     }
 }

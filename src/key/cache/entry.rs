@@ -36,6 +36,21 @@ impl CachedKey {
         self.is_evicted.load(Ordering::Acquire)
     }
 
+    /// A copy outside of the cache, with another digest of the same secret.
+    #[cfg(feature = "password-hashes")]
+    pub(crate) fn with_digest(&self, digest: Digest) -> Self {
+        Self {
+            exists: self.exists,
+            key: self.key.clone(),
+            digest,
+            limits: OnceLock::new(),
+            fresh_until: self.fresh_until,
+            stale_until: self.stale_until,
+            retry_at: AtomicU64::new(self.retry_at.load(Ordering::Relaxed)),
+            is_evicted: AtomicBool::new(true),
+        }
+    }
+
     pub(super) fn evict(&self) {
         self.is_evicted.store(true, Ordering::Release);
     }

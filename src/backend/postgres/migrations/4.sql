@@ -64,6 +64,8 @@ COMMENT ON COLUMN {prefix}kinds.billable IS 'Whether the requests are billable.'
 COMMENT ON COLUMN {prefix}kinds.last_seen_day IS 'The last day of a recorded request, in days since 1970-01-01.';
 COMMENT ON COLUMN {prefix}kinds.token IS 'A random number, by which writers detect that the database was restored.';
 
+COMMENT ON COLUMN {prefix}audit_log.action IS 'created, updated, disabled, enabled, revoked, rotated, revealed, rehashed or deleted.';
+
 CREATE TABLE {prefix}series_numbers AS
     SELECT *, dense_rank() OVER (ORDER BY key_id, owner)::integer AS caller_id,
         dense_rank() OVER (ORDER BY method, endpoint, http_status, grpc_status, outcome, cause,
