@@ -22,3 +22,4 @@ mod reader;
 mod reveal;
 #[path = "../support/mod.rs"]
 mod support;
+mod until;

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
-use std::time::Duration;
 
 use fantoccini::Locator;
 use fantoccini::actions::{InputSource, KeyAction, KeyActions};
@@ -13,9 +12,7 @@ use serde_json::{Value, json};
 
 use crate::browser::Browser;
 use crate::demo::Demo;
-
-/// The timeout of [`until`].
-const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) use crate::until::until;
 
 pub(crate) struct Pages {
     pub(crate) browser: Browser,
@@ -437,15 +434,6 @@ impl Pages {
 pub(crate) type Time = (Timestamp, String, String);
 
 const FILTER: &str = "//form[@aria-label='Filter request log']";
-
-/// Waits for a condition.
-pub(crate) async fn until(condition: impl AsyncFn() -> bool) {
-    let end = tokio::time::Instant::now() + PATIENCE;
-    while !condition().await {
-        assert!(tokio::time::Instant::now() < end, "timed out");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-}
 
 /// A string literal in XPath, which has no escapes.
 fn quoted(text: &str) -> String {
