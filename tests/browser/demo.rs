@@ -11,16 +11,28 @@ use http_body_util::Full;
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
+use keytally::KeyId;
+use serde_json::{Value, json};
 
 use crate::program::Program;
 use crate::support::Answer;
+use crate::until::until;
 
-/// The number of requests that the demo sends at startup.
-const SEEDED: u64 = 400;
+/// The number of requests in [`Data::Few`].
+const FEW: u64 = 400;
 
-/// A used key of the demo, and an unused one.
+/// A used key of [`Data::Few`], and an unused one.
 pub(crate) const USED: &str = "PowerAutomate";
 pub(crate) const UNUSED: &str = "Nightly export";
+
+/// What a demo starts with.
+#[derive(Clone, Copy, PartialEq)]
+pub(crate) enum Data {
+    /// Three keys, and 400 requests of the last few seconds. Nothing else calls the API.
+    Few,
+    /// The demo's sample data and background client.
+    Sample,
+}
 
 /// A running demo, killed when dropped.
 pub(crate) struct Demo {
@@ -29,29 +41,87 @@ pub(crate) struct Demo {
     pub(crate) origin: String,
     /// The admin token.
     pub(crate) token: String,
+    /// The secret of the printed key.
+    pub(crate) key: String,
     client: Client<HttpConnector, Full<Bytes>>,
     served: Cell<u64>,
 }
 
 impl Demo {
     /// Starts a demo with its own database in this directory.
-    pub(crate) fn start(folder: &Path) -> Self {
+    pub(crate) async fn start(folder: &Path, data: Data) -> Self {
         let mut command = Command::new(built());
         command
             .arg("--fresh")
+            .args((data == Data::Few).then_some("--empty"))
             .env("PORT", "0")
             .env("FILE", folder.join("demo.db"))
             .env_remove("ADMIN_TOKEN");
         let mut program = Program::start(&mut command).expect("the demo starts");
         let pages = program.wait_for("pages:");
         let origin = pages.strip_suffix("/admin").expect("the URL of the pages");
-        Self {
+        let demo = Self {
             origin: origin.into(),
             token: program.wait_for("token:"),
+            key: program.wait_for("key:"),
             program,
             client: Client::builder(TokioExecutor::new()).build_http(),
-            served: Cell::new(SEEDED),
+            served: Cell::new(0),
+        };
+        if data == Data::Few {
+            demo.seed().await;
         }
+        demo
+    }
+
+    /// Replaces the printed key by three others, and sends requests with two of them.
+    async fn seed(&self) {
+        let printed = KeyId::of_secret(&self.key).expect("the id of the printed key");
+        self.manage(Method::DELETE, &format!("/keys/{printed}"), None)
+            .await;
+        let mut secrets = Vec::new();
+        for key in [
+            json!({ "name": USED, "owner": "customer-17", "recoverable": true }),
+            json!({
+                "name": "Zapier Integration",
+                "owner": "customer-17",
+                "environment": "live",
+                "limits": [{ "requests": 60, "period_seconds": 60, "burst": 20 }],
+            }),
+            json!({ "name": UNUSED, "owner": "customer-4", "scopes": ["read"] }),
+        ] {
+            let issued = self.manage(Method::POST, "/keys", Some(key)).await.json();
+            secrets.push(issued["secret"].as_str().unwrap().to_owned());
+        }
+        for n in 0..FEW {
+            let (method, path) = match n % 10 {
+                0..5 => (Method::GET, "/v1/postings".into()),
+                5 => (Method::POST, "/v1/postings".into()),
+                6 | 7 => (Method::GET, format!("/v1/postings/{n}")),
+                8 => (Method::GET, "/v1/postings/missing".into()),
+                _ => (Method::GET, "/v1/reports".into()),
+            };
+            let secret = &secrets[usize::from(n % 3 == 0)];
+            self.call(method, &path, secret).await;
+        }
+        until(async || {
+            let recorder = self.manage(Method::GET, "/recorder", None).await;
+            recorder.json()["written"] == FEW
+        })
+        .await;
+    }
+
+    /// Calls the JSON API of the dashboard, and expects success.
+    pub(crate) async fn manage(&self, method: Method, path: &str, body: Option<Value>) -> Answer {
+        let request = Request::builder()
+            .method(method)
+            .uri(self.page(&format!("/api{path}")))
+            .header("authorization", format!("Bearer {}", self.token))
+            .header("content-type", "application/json");
+        let body = body.map(|body| body.to_string()).unwrap_or_default();
+        let answer = self.send(request, body).await;
+        assert!(answer.status.is_success(), "{path}: {}", answer.status);
+        answer
     }
 
     /// The URL of a page.
@@ -65,7 +135,7 @@ impl Demo {
             .method(method)
             .uri(format!("{}{path}", self.origin))
             .header("authorization", format!("Bearer {secret}"));
-        let response = self.send(request).await;
+        let response = self.send(request, String::new()).await;
         // Requests with unknown keys are not recorded.
         if response.status != StatusCode::UNAUTHORIZED {
             self.served.set(self.served.get() + 1);
@@ -77,8 +147,8 @@ impl Demo {
         self.call(Method::GET, path, secret).await.status
     }
 
-    async fn send(&self, request: http::request::Builder) -> Answer {
-        let request = request.body(Full::default()).unwrap();
+    async fn send(&self, request: http::request::Builder, body: String) -> Answer {
+        let request = request.body(Full::from(body)).unwrap();
         Answer::of(self.client.request(request).await.unwrap()).await
     }
 

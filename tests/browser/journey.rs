@@ -9,7 +9,7 @@ use tokio::sync::Semaphore;
 use tokio::task::LocalSet;
 
 use crate::browser::{Browser, Scripts};
-use crate::demo::{Demo, target};
+use crate::demo::{Data, Demo, target};
 use crate::pages::Pages;
 
 /// Limits the number of browsers, which start many processes.
@@ -26,6 +26,19 @@ pub(crate) async fn signed_in(test: impl AsyncFnOnce(&Pages) + 'static) {
 
 /// Runs a test with a browser that is not signed in.
 pub(crate) async fn visitor(scripts: Scripts, test: impl AsyncFnOnce(&Pages) + 'static) {
+    visit(Data::Few, scripts, test).await;
+}
+
+/// Runs a test with a signed-in browser and the demo's sample data.
+pub(crate) async fn with_sample(test: impl AsyncFnOnce(&Pages) + 'static) {
+    visit(Data::Sample, Scripts::On, async |pages: &Pages| {
+        pages.sign_in().await;
+        test(pages).await;
+    })
+    .await;
+}
+
+async fn visit(data: Data, scripts: Scripts, test: impl AsyncFnOnce(&Pages) + 'static) {
     let _room = ROOM.acquire().await.unwrap();
     let test_name = std::thread::current()
         .name()
@@ -34,7 +47,7 @@ pub(crate) async fn visitor(scripts: Scripts, test: impl AsyncFnOnce(&Pages) + '
     let screenshot = pictures().join(format!("failed-{test_name}.png"));
     let _ = std::fs::remove_file(&screenshot);
     let folder = Folder::new();
-    let demo = Demo::start(&folder.0);
+    let demo = Demo::start(&folder.0, data).await;
     let browser = Browser::start(&folder.0, scripts).await;
     let pages = Rc::new(Pages::new(browser, Rc::new(demo)));
     let test_pages = pages.clone();

@@ -20,6 +20,7 @@ mod pages;
 mod program;
 mod reader;
 mod reveal;
+mod sample;
 #[path = "../support/mod.rs"]
 mod support;
 mod until;
