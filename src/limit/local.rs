@@ -1,7 +1,7 @@
 //! The in-process limiter.
 
 mod account;
-mod gcra;
+mod slot;
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -3,6 +3,7 @@
 mod attached;
 mod limiter;
 mod local;
+mod rate;
 mod rate_limit;
 mod sketch;
 

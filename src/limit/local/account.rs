@@ -10,8 +10,9 @@ use std::sync::{Arc, PoisonError};
 
 use smallvec::SmallVec;
 
-use super::gcra::{Exceeded, Rate, Slot};
+use super::slot::Slot;
 use crate::clock::Now;
+use crate::limit::rate::{Exceeded, Rate};
 use crate::limit::{Decision, LimitError, LimitHandle, LimitResponse, LimitStatus, RateLimit};
 use crate::sync::atomic::fence;
 use crate::sync::{Mutex, MutexGuard};

@@ -1,15 +1,11 @@
-//! The usage of one limit, by the generic cell rate algorithm (GCRA).
-//!
-//! The usage is the time until all of it is restored: a request adds the time in which one request is restored, and is
-//! allowed if the sum does not exceed the time to restore the whole burst. The end of that time is the *theoretical arrival time*
-//! of ITU-T I.371, and all of the state.
+//! A limit in this process and its usage.
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
-use std::time::Duration;
 
-use crate::limit::{InvalidLimit, LimitStatus, RateLimit};
+use crate::limit::LimitStatus;
+use crate::limit::rate::{Exceeded, Rate};
 use crate::sync::atomic::AtomicU64;
 
 /// A limit and its usage.
@@ -24,63 +20,6 @@ pub(super) struct Slot {
 /// Set if the state is only changed under the lock of the account.
 const LOCKED: u64 = 1 << 63;
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Rate {
-    /// The nanoseconds in which one request is restored.
-    per_request: u64,
-    /// The nanoseconds in which the whole burst is restored.
-    burst: u64,
-}
-
-/// The limit is exceeded.
-pub(super) struct Exceeded {
-    pub(super) status: LimitStatus,
-    /// The time until the request would be allowed; `None` if its cost exceeds the burst.
-    pub(super) wait: Option<Duration>,
-}
-
-impl Rate {
-    pub(super) fn of(limit: &RateLimit) -> Result<Self, InvalidLimit> {
-        let quota = limit.quota()?;
-        let per_request = quota.replenish_interval().as_nanos();
-        let per_request = u64::try_from(per_request).unwrap_or(u64::MAX).max(1);
-        Ok(Self {
-            per_request,
-            // A valid window is at most a year.
-            burst: per_request.saturating_mul(quota.burst_size().get().into()),
-        })
-    }
-
-    /// The usage after a request, in nanoseconds.
-    #[inline]
-    fn after(self, usage: u64, cost: u32) -> Result<u64, Exceeded> {
-        let more = u64::from(cost).saturating_mul(self.per_request);
-        let after = usage.saturating_add(more);
-        if after <= self.burst {
-            return Ok(after);
-        }
-        let wait = (more <= self.burst).then(|| Duration::from_nanos(after - self.burst));
-        let status = self.status(usage);
-        Err(Exceeded { status, wait })
-    }
-
-    #[inline]
-    fn status(self, usage: u64) -> LimitStatus {
-        let remaining = self.burst.saturating_sub(usage) / self.per_request;
-        LimitStatus {
-            remaining: u32::try_from(remaining).unwrap_or(u32::MAX),
-            reset_secs: u32::try_from(usage.div_ceil(1_000_000_000)).unwrap_or(u32::MAX),
-        }
-    }
-
-    /// The usage in requests, converted to nanoseconds of this rate.
-    fn converted(self, usage: u64, from: Self) -> u64 {
-        let nanos = u128::from(usage) * u128::from(self.per_request);
-        let nanos = nanos.div_ceil(u128::from(from.per_request));
-        u64::try_from(nanos).unwrap_or(u64::MAX)
-    }
-}
-
 impl Slot {
     /// A slot with the usage of other limits of this name. `is_only` is whether it is the only slot of its account.
     pub(super) fn new(
@@ -91,7 +30,7 @@ impl Slot {
         now: u64,
     ) -> Self {
         let usage = usage.map(|(from, usage)| rate.converted(usage, from));
-        let usage = usage.max().unwrap_or(0).min(rate.burst);
+        let usage = usage.max().unwrap_or(0).min(rate.burst());
         let locked = if is_only { 0 } else { LOCKED };
         Self {
             name: name.clone(),
@@ -126,7 +65,7 @@ impl Slot {
 
     /// The usage in requests.
     pub(super) fn usage_in_requests(&self, now: u64) -> u64 {
-        self.usage(now).div_ceil(self.rate.per_request)
+        self.usage(now).div_ceil(self.rate.per_request())
     }
 
     pub(super) fn status(&self, now: u64) -> LimitStatus {
@@ -171,7 +110,7 @@ impl Slot {
 
     /// The usage in nanoseconds of a cost that was consumed some time ago, without what has been restored since.
     pub(super) fn unrestored(&self, cost: u32, elapsed: u64) -> u64 {
-        let usage = u64::from(cost).saturating_mul(self.rate.per_request);
+        let usage = u64::from(cost).saturating_mul(self.rate.per_request());
         usage.saturating_sub(elapsed)
     }
 
@@ -189,8 +128,11 @@ impl Slot {
     /// Consumes at most what remains. Requires the lock of the account.
     pub(super) fn consume(&self, cost: NonZeroU32, now: u64) -> LimitStatus {
         let before = self.usage(now);
-        let more = u64::from(cost.get()).saturating_mul(self.rate.per_request);
-        let usage = before.saturating_add(more).min(self.rate.burst).max(before);
+        let more = u64::from(cost.get()).saturating_mul(self.rate.per_request());
+        let usage = before
+            .saturating_add(more)
+            .min(self.rate.burst())
+            .max(before);
         self.state.store(now.saturating_add(usage) | LOCKED, SeqCst);
         self.rate.status(usage)
     }
