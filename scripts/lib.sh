@@ -83,6 +83,10 @@ provide() {
     command -v "$1" >/dev/null || install_package "$2"
 }
 
+have_redis() {
+    command -v redis-server >/dev/null
+}
+
 have_postgres() {
     compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || command -v initdb >/dev/null
 }

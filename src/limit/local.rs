@@ -6,6 +6,7 @@ mod slot;
 use std::collections::HashMap;
 use std::sync::Arc;
 
+pub(super) use account::AccountHandle;
 use account::{Account, is_shared, lock};
 
 use super::limiter::{LimitError, LimitHandle, Limiter};
@@ -86,10 +87,22 @@ impl Limiter for LocalLimiter {
         limits: &[RateLimit],
         now: Now,
     ) -> Result<Arc<dyn LimitHandle>, LimitError> {
+        Ok(Arc::new(self.attach_account(subject, limits, now)?))
+    }
+}
+
+impl LocalLimiter {
+    /// Attaches limits to a subject.
+    pub(super) fn attach_account(
+        &self,
+        subject: KeyId,
+        limits: &[RateLimit],
+        now: Now,
+    ) -> Result<AccountHandle, LimitError> {
         RateLimit::validate_all(limits)?;
         let mut shard = lock(self.shard(subject));
         if let Some(account) = shard.accounts.get(&subject) {
-            return Ok(Arc::new(account.clone().attach(limits, now)?));
+            return account.clone().attach(limits, now);
         }
         if shard.accounts.len() >= shard.sweep_at {
             let spent = shard.sweep(self.room_per_shard, now);
@@ -100,7 +113,7 @@ impl Limiter for LocalLimiter {
         let account = Arc::new(Account::default());
         let held = account.clone().attach(limits, now)?;
         shard.accounts.insert(subject, account);
-        Ok(Arc::new(held))
+        Ok(held)
     }
 }
 

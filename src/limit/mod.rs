@@ -5,6 +5,8 @@ mod limiter;
 mod local;
 mod rate;
 mod rate_limit;
+#[cfg(feature = "redis")]
+mod redis;
 mod sketch;
 
 pub(crate) use attached::{AttachedLimits, LimitHeaders};
@@ -14,4 +16,6 @@ pub use limiter::{
 };
 pub use local::LocalLimiter;
 pub use rate_limit::{InvalidLimit, RateLimit};
+#[cfg(feature = "redis")]
+pub use redis::{RedisConfig, RedisLimiter, Unavailable};
 pub(crate) use sketch::{Charge, RateSketch};

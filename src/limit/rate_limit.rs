@@ -163,6 +163,15 @@ impl RateLimit {
     }
 
     /// The name. Limits of one name share their usage.
+    /// A share of the limit, of at least one request.
+    #[cfg(feature = "redis")]
+    pub(super) fn share(&self, share: f64) -> Self {
+        let burst = (f64::from(self.burst) * share).max(1.0) as u32;
+        // The same time restores the whole burst.
+        let window = self.window();
+        Self::per(burst, window).with_name(self.name.clone())
+    }
+
     pub(super) fn shared_name(&self) -> &Arc<str> {
         &self.name
     }

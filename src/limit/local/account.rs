@@ -108,7 +108,7 @@ fn replaceable(slots: &Slots, new: &str, now: u64) -> Option<usize> {
 
 /// The limits of one handle.
 #[derive(Debug)]
-pub(super) struct AccountHandle {
+pub(in crate::limit) struct AccountHandle {
     account: Arc<Account>,
     slots: Slots,
 }
@@ -168,6 +168,15 @@ fn decision_of(result: Result<LimitStatus, Exceeded>) -> Decision {
 }
 
 impl AccountHandle {
+    /// Raises the usage of each limit to at least this, in nanoseconds until it is restored.
+    #[cfg(feature = "redis")]
+    pub(in crate::limit) fn raise(&self, usages: impl Iterator<Item = u64>, now: Now) {
+        let _all = lock(&self.account.0);
+        for (slot, usage) in self.slots.iter().zip(usages) {
+            slot.raise(usage, now.elapsed_nanos());
+        }
+    }
+
     /// Consumes from all limits of the handle, and a cost of their own from others of the same names, or from none.
     fn consume_all(
         &self,

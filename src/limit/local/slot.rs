@@ -120,6 +120,15 @@ impl Slot {
         self.state.store(now.saturating_add(usage) | LOCKED, SeqCst);
     }
 
+    /// Raises the usage to at least this.
+    #[cfg(feature = "redis")]
+    pub(super) fn raise(&self, usage: u64, now: u64) {
+        let least = now.saturating_add(usage.min(self.rate.burst()));
+        let _ = self.state.fetch_update(SeqCst, SeqCst, |state| {
+            ((state & !LOCKED) < least).then_some(least | (state & LOCKED))
+        });
+    }
+
     /// Whether a request is allowed.
     pub(super) fn check(&self, cost: NonZeroU32, now: u64) -> Result<(), Exceeded> {
         self.rate.after(self.usage(now), cost.get()).map(drop)

@@ -1,0 +1,265 @@
+//! A limiter whose limits hold across processes, in Redis or Valkey.
+
+mod client;
+mod handle;
+mod script;
+
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, Weak};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use redis::io::tcp::TcpSettings;
+use redis::{Client, IntoConnectionInfo};
+
+use self::client::Shared;
+use self::handle::{Account, Limit, RedisHandle};
+use super::limiter::{LimitError, LimitHandle, Limiter};
+use super::local::LocalLimiter;
+use super::rate::Rate;
+use super::rate_limit::RateLimit;
+use crate::clock::Now;
+use crate::id::KeyId;
+use crate::invalid_config::InvalidConfig;
+
+/// A [`Limiter`] with its state in Redis or Valkey, so that limits hold across all processes that use it.
+///
+/// A request takes one round trip, in which all limits of its key are checked, and charged together or not at all.
+/// Concurrent requests share a call. The arithmetic is that of [`LocalLimiter`], with the clock of the server.
+/// Each process remembers the latest usage of a key for a second, and rejects what exceeds it without asking Redis, so
+/// that a client that sends too many requests costs little.
+///
+/// # When Redis is unavailable
+///
+/// If Redis does not respond within the [timeout](RedisConfig::timeout), or the connection is lost, requests are decided
+/// without it, and do not wait for it until it responds again: by default, each process applies its
+/// [share](Unavailable::Local) of the limits. What was admitted meanwhile is charged once Redis is back. If Redis loses
+/// data, as in a restart or a failover to a replica that is behind, the next request of each key restores what its
+/// process has last seen.
+///
+/// Use a server without eviction (`maxmemory-policy noeviction`), or Valkey; Sentinel and Cluster are not supported yet. A
+/// key takes some 150 bytes there while it has usage.
+///
+/// ```no_run
+/// use keytally::ApiKeyLayer;
+/// use keytally::limit::{RateLimit, RedisConfig, RedisLimiter};
+/// # use keytally::backend::MemoryBackend;
+///
+/// # #[tokio::main]
+/// # async fn main() -> Result<(), keytally::InvalidConfig> {
+/// # let store = MemoryBackend::new();
+/// let limiter = RedisLimiter::new(RedisConfig::new("redis://127.0.0.1/")?);
+/// let layer = ApiKeyLayer::new(store)
+///     .limiter(limiter)
+///     .default_limits([RateLimit::per_minute(600)]);
+/// # Ok(()) }
+/// ```
+#[derive(Debug)]
+pub struct RedisLimiter {
+    config: RedisConfig,
+    shared: Arc<Shared>,
+    local: LocalLimiter,
+    accounts: Arc<Mutex<Vec<Weak<Account>>>>,
+}
+
+/// How requests are limited while Redis is unavailable.
+#[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
+pub enum Unavailable {
+    /// Each process applies this share of the limits by itself, beginning with the usage that it has last seen. The
+    /// default, with a share of 1. With three instances, a share of 1/3 keeps the limits.
+    Local {
+        /// More than 0, and at most 1.
+        share: f64,
+    },
+    /// Reject requests of keys with limits with 503.
+    Reject,
+    /// Admit all requests.
+    Admit,
+}
+
+/// Configures a [`RedisLimiter`].
+#[derive(Clone)]
+#[must_use = "does nothing until passed to `RedisLimiter::new`"]
+pub struct RedisConfig {
+    client: Client,
+    prefix: Arc<str>,
+    timeout: Duration,
+    unavailable: Unavailable,
+    own_time: bool,
+}
+
+impl RedisConfig {
+    /// The server at a URL: `redis://user:password@host:port/database`, or `unix:///path`.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidConfig`] if the URL is malformed. Whether the server can be reached is not checked.
+    pub fn new(url: &str) -> Result<Self, InvalidConfig> {
+        // The error of the client may contain the password.
+        let invalid =
+            |_| InvalidConfig::new("redis", "the URL is malformed, or its scheme not supported");
+        let info = url.into_connection_info().map_err(invalid)?;
+        let info = info.set_tcp_settings(TcpSettings::default().set_nodelay(true));
+        Ok(Self {
+            client: Client::open(info).map_err(invalid)?,
+            prefix: "keytally".into(),
+            timeout: Duration::from_millis(100),
+            unavailable: Unavailable::Local { share: 1.0 },
+            own_time: false,
+        })
+    }
+
+    /// The prefix of the names of Redis keys, `keytally` by default: `keytally:limits:{3fK9aB0000zzZZ19}`.
+    pub fn prefix(mut self, prefix: impl Into<Arc<str>>) -> Self {
+        self.prefix = prefix.into();
+        self
+    }
+
+    /// The time after which requests are decided without Redis. 100 milliseconds by default.
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self
+    }
+
+    /// How requests are limited while Redis is unavailable.
+    ///
+    /// # Panics
+    ///
+    /// If a share is not more than 0 and at most 1.
+    pub fn when_unavailable(mut self, unavailable: Unavailable) -> Self {
+        if let Unavailable::Local { share } = unavailable {
+            assert!(
+                share > 0.0 && share <= 1.0,
+                "the share must be more than 0 and at most 1"
+            );
+        }
+        self.unavailable = unavailable;
+        self
+    }
+
+    /// Uses the system time of each process instead of that of Redis, for services that do not permit `TIME` in scripts.
+    ///
+    /// The limits are then as exact as the clocks: a process whose clock is ahead by a second restores a second's worth
+    /// of each limit.
+    pub fn own_time(mut self) -> Self {
+        self.own_time = true;
+        self
+    }
+}
+
+impl std::fmt::Debug for RedisConfig {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RedisConfig")
+            .field("prefix", &self.prefix)
+            .field("timeout", &self.timeout)
+            .field("unavailable", &self.unavailable)
+            .field("own_time", &self.own_time)
+            .finish_non_exhaustive()
+    }
+}
+
+impl RedisLimiter {
+    /// Creates a limiter and starts to connect in the background.
+    ///
+    /// # Panics
+    ///
+    /// Outside of a tokio runtime.
+    pub fn new(config: RedisConfig) -> Self {
+        let shared = client::start(config.client.clone(), config.timeout);
+        let accounts = Arc::new(Mutex::new(Vec::new()));
+        tokio::spawn(report(Arc::downgrade(&shared), accounts.clone()));
+        Self {
+            config,
+            shared,
+            local: LocalLimiter::new(),
+            accounts,
+        }
+    }
+
+    /// Whether Redis is available, as far as is known.
+    pub fn is_available(&self) -> bool {
+        !self.shared.is_open()
+    }
+
+    /// The number of times that Redis has become unavailable.
+    pub fn failures(&self) -> u64 {
+        self.shared
+            .failures
+            .load(std::sync::atomic::Ordering::Relaxed)
+    }
+}
+
+impl Limiter for RedisLimiter {
+    fn attach(
+        &self,
+        subject: KeyId,
+        limits: &[RateLimit],
+        now: Now,
+    ) -> Result<Arc<dyn LimitHandle>, LimitError> {
+        RateLimit::validate_all(limits)?;
+        let share = match self.config.unavailable {
+            Unavailable::Local { share } => share,
+            Unavailable::Reject | Unavailable::Admit => 1.0,
+        };
+        let shares: Vec<_> = limits.iter().map(|limit| limit.share(share)).collect();
+        let local = self.local.attach_account(subject, &shares, now)?;
+        let limits = limits.iter().map(|limit| {
+            Ok(Limit {
+                name: limit.shared_name().clone(),
+                rate: Rate::of(limit)?,
+            })
+        });
+        let account = Arc::new(Account {
+            shared: self.shared.clone(),
+            // In a cluster, the braces keep the limits of a subject in one slot.
+            key: format!("{}:limits:{{{subject}}}", self.config.prefix).into(),
+            limits: limits.collect::<Result<_, LimitError>>()?,
+            unavailable: self.config.unavailable,
+            local,
+            owed: AtomicU64::new(0),
+            latest: Mutex::new(None),
+            own_time: self.config.own_time,
+        });
+        let mut accounts = self
+            .accounts
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        if accounts.len() == accounts.capacity() {
+            // Amortized, since the capacity doubles if few were dropped.
+            accounts.retain(|account| account.strong_count() > 0);
+        }
+        accounts.push(Arc::downgrade(&account));
+        Ok(Arc::new(RedisHandle(account)))
+    }
+}
+
+/// Charges what was admitted without Redis, each time that it is available again.
+async fn report(shared: Weak<Shared>, accounts: Arc<Mutex<Vec<Weak<Account>>>>) {
+    loop {
+        let Some(alive) = shared.upgrade() else {
+            return;
+        };
+        let closed = alive.closed.notified();
+        tokio::select! {
+            () = closed => {}
+            // So that the task ends with the limiter.
+            () = tokio::time::sleep(Duration::from_secs(10)) => {}
+        }
+        drop(alive);
+        let all: Vec<_> = {
+            let accounts = accounts
+                .lock()
+                .unwrap_or_else(std::sync::PoisonError::into_inner);
+            accounts.iter().filter_map(Weak::upgrade).collect()
+        };
+        for account in all {
+            account.report().await;
+        }
+    }
+}
+
+/// Nanoseconds since 1970.
+fn nanos(time: Timestamp) -> u64 {
+    u64::try_from(time.as_nanosecond()).unwrap_or(0)
+}

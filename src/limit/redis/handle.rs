@@ -1,0 +1,242 @@
+//! The limits of a subject in Redis.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use smallvec::{SmallVec, smallvec};
+
+use super::client::Shared;
+use super::script::{Charge, Operation, Outcome};
+use super::{Unavailable, nanos};
+use crate::clock::Now;
+use crate::limit::local::AccountHandle;
+use crate::limit::rate::Rate;
+use crate::limit::{Decision, LimitError, LimitHandle, LimitResponse};
+
+/// The maximum age of a decision from which rejections follow. Other processes may have returned costs meanwhile.
+const MAX_AGE: Duration = Duration::from_secs(1);
+
+#[derive(Debug)]
+pub(super) struct RedisHandle(pub(super) Arc<Account>);
+
+#[derive(Debug)]
+pub(super) struct Account {
+    pub(super) shared: Arc<Shared>,
+    pub(super) key: Arc<str>,
+    pub(super) limits: SmallVec<[Limit; 1]>,
+    /// Decides while Redis is unavailable.
+    pub(super) unavailable: Unavailable,
+    pub(super) local: AccountHandle,
+    /// The cost that was admitted while Redis was unavailable.
+    pub(super) owed: AtomicU64,
+    pub(super) latest: Mutex<Option<Latest>>,
+    /// Whether decisions use the time of this process.
+    pub(super) own_time: bool,
+}
+
+#[derive(Debug)]
+pub(super) struct Limit {
+    pub(super) name: Arc<str>,
+    pub(super) rate: Rate,
+}
+
+/// The latest decision. Other requests make the arrival times later, so what it rejects, Redis would.
+#[derive(Debug)]
+pub(super) struct Latest {
+    at: Now,
+    outcome: Outcome,
+}
+
+impl LimitHandle for RedisHandle {
+    fn acquire(&self, cost: u32, now: Now) -> LimitResponse {
+        self.0.charge(0, Duration::ZERO, cost, now)
+    }
+
+    fn recharge(&self, charged: u32, charged_at: Now, cost: u32, now: Now) -> LimitResponse {
+        self.0.charge(charged, now.since(charged_at), cost, now)
+    }
+}
+
+impl Account {
+    /// Returns `charged`, which was consumed this time ago, and consumes the cost.
+    fn charge(
+        self: &Arc<Self>,
+        charged: u32,
+        elapsed: Duration,
+        cost: u32,
+        now: Now,
+    ) -> LimitResponse {
+        if charged == 0
+            && let Some(decision) = self.rejection(cost, now)
+        {
+            return LimitResponse::Ready(decision);
+        }
+        if self.shared.is_open() {
+            return self.without_redis(charged, cost, now);
+        }
+        let account = self.clone();
+        LimitResponse::Pending(Box::pin(async move {
+            let mut owed = Owed::take(&account);
+            let operation = account.operation(charged, elapsed, cost, owed.cost);
+            let time = account.own_time.then(|| nanos(now.timestamp()));
+            match account
+                .shared
+                .run(account.key.clone(), time, operation)
+                .await
+            {
+                Ok(outcome) => {
+                    owed.cost = 0;
+                    Ok(account.decide(outcome, cost, now))
+                }
+                Err(_) => match account.without_redis(charged, cost, now) {
+                    LimitResponse::Ready(decision) => Ok(decision),
+                    LimitResponse::Pending(decision) => decision.await,
+                },
+            }
+        }))
+    }
+
+    /// The latest known arrival times, in nanoseconds since 1970.
+    fn seen(&self) -> SmallVec<[u64; 1]> {
+        let latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*latest {
+            Some(latest) => latest.outcome.arrivals.clone(),
+            None => smallvec![0; self.limits.len()],
+        }
+    }
+
+    fn operation(&self, charged: u32, elapsed: Duration, cost: u32, owed: u64) -> Operation {
+        let elapsed = duration_nanos(elapsed);
+        let seen = self.seen();
+        let charges = self.limits.iter().zip(seen).map(|(limit, seen)| {
+            let time = |cost: u64| limit.rate.per_request().saturating_mul(cost);
+            Charge {
+                name: limit.name.clone(),
+                cost: time(cost.into()),
+                burst: limit.rate.burst(),
+                back: time(charged.into()).saturating_sub(elapsed),
+                owed: time(owed),
+                seen,
+            }
+        });
+        Operation(charges.collect())
+    }
+
+    fn decide(&self, outcome: Outcome, cost: u32, now: Now) -> Decision {
+        // Allowed costs are already in the arrival times.
+        let cost = if outcome.is_allowed { 0 } else { cost };
+        let decision = self.decision(&outcome.arrivals, outcome.now, cost);
+        let mut latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
+        let order = |outcome: &Outcome| (outcome.now, outcome.arrivals.clone());
+        if latest
+            .as_ref()
+            .is_none_or(|latest| order(&latest.outcome) <= order(&outcome))
+        {
+            *latest = Some(Latest { at: now, outcome });
+        }
+        decision
+    }
+
+    /// The decision about a cost with these arrival times.
+    fn decision(&self, arrivals: &[u64], now: u64, cost: u32) -> Decision {
+        let mut decision = Decision::default();
+        for (limit, &arrival) in self.limits.iter().zip(arrivals) {
+            let usage = arrival.saturating_sub(now);
+            let index = decision.push(limit.rate.status(usage));
+            if let Err(exceeded) = limit.rate.after(usage, cost) {
+                decision.deny(index, exceeded.wait);
+            }
+        }
+        decision
+    }
+
+    /// The rejection of this cost, if it follows from the latest decision.
+    fn rejection(&self, cost: u32, now: Now) -> Option<Decision> {
+        let latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
+        let Latest { at, outcome } = latest.as_ref()?;
+        let elapsed = now.since(*at);
+        if elapsed > MAX_AGE {
+            return None;
+        }
+        let now = outcome.now.saturating_add(duration_nanos(elapsed));
+        let decision = self.decision(&outcome.arrivals, now, cost);
+        (!decision.is_allowed()).then_some(decision)
+    }
+
+    /// Decides while Redis is unavailable.
+    fn without_redis(&self, charged: u32, cost: u32, now: Now) -> LimitResponse {
+        match self.unavailable {
+            Unavailable::Local { .. } => {}
+            Unavailable::Reject => {
+                let error = LimitError::Unavailable("Redis is unavailable".into());
+                return LimitResponse::Pending(Box::pin(std::future::ready(Err(error))));
+            }
+            Unavailable::Admit => {
+                self.owed.fetch_add(cost.into(), Ordering::AcqRel);
+                let statuses = self.limits.iter().map(|limit| limit.rate.status(0));
+                return LimitResponse::Ready(Decision::new(statuses));
+            }
+        }
+        let time = nanos(now.timestamp());
+        let usages = self
+            .seen()
+            .into_iter()
+            .map(|seen| seen.saturating_sub(time));
+        self.local.raise(usages, now);
+        // A cost that was charged in Redis is returned by charging the difference only.
+        let response = self.local.acquire(cost.saturating_sub(charged), now);
+        if let LimitResponse::Ready(decision) = &response
+            && decision.is_allowed()
+        {
+            let cost = cost.saturating_sub(charged);
+            self.owed.fetch_add(cost.into(), Ordering::AcqRel);
+        }
+        response
+    }
+
+    /// Charges what was admitted while Redis was unavailable.
+    pub(super) async fn report(self: Arc<Self>) {
+        let mut owed = Owed::take(&self);
+        if owed.cost == 0 {
+            return;
+        }
+        let operation = self.operation(0, Duration::ZERO, 0, owed.cost);
+        let time = self.own_time.then(|| nanos(Timestamp::now()));
+        if self
+            .shared
+            .run(self.key.clone(), time, operation)
+            .await
+            .is_ok()
+        {
+            owed.cost = 0;
+        }
+    }
+}
+
+/// What is owed, unless it is charged: also if the request is cancelled. It may have been charged nevertheless, which
+/// makes the limits a little stricter.
+struct Owed<'a> {
+    account: &'a Account,
+    cost: u64,
+}
+
+impl<'a> Owed<'a> {
+    fn take(account: &'a Account) -> Self {
+        let cost = account.owed.swap(0, Ordering::AcqRel);
+        Self { account, cost }
+    }
+}
+
+impl Drop for Owed<'_> {
+    fn drop(&mut self) {
+        if self.cost > 0 {
+            self.account.owed.fetch_add(self.cost, Ordering::AcqRel);
+        }
+    }
+}
+
+fn duration_nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
