@@ -88,11 +88,12 @@ impl ImportedKey {
         Self::new(new, Source::Digest(digest))
     }
 
-    /// A key whose secret has this bcrypt or Argon2 hash, and is found by this [prefix](super::SecretPrefix). On the
+    /// A key whose secret has this bcrypt or Argon2 hash, and is found by this [prefix](super::SecretPrefix), without the
+    /// separator. On the
     /// first use of the key, [`ApiKeyLayer::password_hashes`](crate::ApiKeyLayer::password_hashes) replaces the hash by a
     /// fast digest.
     ///
-    /// The import rejects malformed hashes, bcrypt with a cost above 15, and Argon2 with more than 256 MiB or 64 passes.
+    /// The import rejects empty prefixes, malformed hashes, bcrypt with a cost above 15, and Argon2 with more than 256 MiB or 64 passes.
     /// Bcrypt covers only the first 72 bytes of a secret.
     #[cfg(feature = "password-hashes")]
     pub fn from_password_hash(
@@ -160,6 +161,9 @@ impl ImportedKey {
             #[cfg(feature = "password-hashes")]
             Source::PasswordHash { prefix, hash } => {
                 super::password_hash::check(hash).map_err(IssueError::Digest)?;
+                if prefix.is_empty() || !prefix.bytes().all(|b| b.is_ascii_graphic()) {
+                    return Err(IssueError::InvalidSecret);
+                }
                 (id_of_prefix(prefix), Digest::of_password_hash(hash))
             }
         };
@@ -187,8 +191,9 @@ pub struct ImportReport {
     pub imported: u64,
     /// The number of keys that existed with the same values.
     pub existing: u64,
-    /// Keys that already existed with other values, because the key or the import has changed, or that were
-    /// deleted meanwhile. They were left unchanged.
+    /// Keys that already existed with other values, because the key or the import has changed, or that were deleted
+    /// meanwhile. They were left unchanged. A key that was disabled in the other system after an earlier import is one of
+    /// these; the time of the last use is not compared.
     pub different: Vec<KeyId>,
     /// Keys that cannot be imported.
     pub rejected: Vec<RejectedImport>,
@@ -335,8 +340,8 @@ struct Import<'a> {
     /// When keys were created unless they say otherwise.
     now: Timestamp,
     report: ImportReport,
-    /// When the keys that a dry run would have created were created, and their fingerprints.
-    checked: HashMap<KeyId, (Timestamp, u64)>,
+    /// When the keys that a dry run would have created were created, their fingerprints, and whether they are enabled.
+    checked: HashMap<KeyId, (Timestamp, u64, bool)>,
 }
 
 impl Import<'_> {
@@ -393,7 +398,10 @@ impl Import<'_> {
             let is_same = match stored.get(&id) {
                 Some(stored) => {
                     let imported = as_of(stored.created_at);
-                    imported.is_ok_and(|it| comparable(&it.key) == comparable(stored))
+                    let is_usable = !stored.disabled && stored.revoked_at.is_none();
+                    imported.is_ok_and(|it| {
+                        comparable(&it.key) == comparable(stored) && !(it.key.disabled && is_usable)
+                    })
                 }
                 None if actor.is_some() && !existing.contains(&id) => {
                     self.report.imported += 1;
@@ -403,11 +411,15 @@ impl Import<'_> {
                 None if actor.is_some() => false,
                 None => match self.checked.entry(id) {
                     Entry::Occupied(first) => {
-                        let &(created_at, first) = first.get();
-                        as_of(created_at).is_ok_and(|it| fingerprint(&it.key) == first)
+                        let &(created_at, first, is_usable) = first.get();
+                        as_of(created_at).is_ok_and(|it| {
+                            fingerprint(&it.key) == first && !(it.key.disabled && is_usable)
+                        })
                     }
                     Entry::Vacant(place) => {
-                        place.insert((record.key.created_at, fingerprint(&record.key)));
+                        let is_usable = !record.key.disabled;
+                        let fingerprint = fingerprint(&record.key);
+                        place.insert((record.key.created_at, fingerprint, is_usable));
                         self.report.imported += 1;
                         continue;
                     }
@@ -448,11 +460,12 @@ mod tests {
     async fn dry_run_of_repeated_keys_equals_the_import() {
         let issuer = Issuer::new("acme").unwrap();
         let key = |name| ImportedKey::from_secret(NewKey::new(name), "sk-from-another-system");
-        // The first has a time of creation, the second does not, and the third differs.
+        // The first has a time of creation, the second does not, the third differs, and the fourth has been disabled.
         let keys = [
             key("a").created_at(Timestamp::UNIX_EPOCH),
             key("a"),
             key("b"),
+            key("a").disabled(true),
         ];
         let keys = || tokio_stream::iter(keys.clone());
         let store = MemoryBackend::new();
@@ -462,7 +475,7 @@ mod tests {
         ] {
             let report = report.unwrap();
             let different = report.different.len();
-            assert_eq!((report.imported, report.existing, different), (1, 1, 1));
+            assert_eq!((report.imported, report.existing, different), (1, 1, 2));
         }
     }
 

@@ -116,6 +116,23 @@ impl ImportedFormat {
         self
     }
 
+    /// The id of the key that is imported with this secret. `None` if the secret does not have this format, or there is
+    /// no such pepper.
+    ///
+    /// ```
+    /// use keytally::key::{Digest, ImportedFormat, Peppers};
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let id = ImportedFormat::sha256().after('|').key_id("17|a-leaked-legacy-secret", &Peppers::none());
+    /// let hash = "b261f7691c101747696106850d9c3b5d9c4ddef56b56cf8a8ac1183562c19318";
+    /// assert_eq!(id, Some(Digest::from_sha256(hash)?.imported_id()));
+    /// # Ok(()) }
+    /// ```
+    pub fn key_id(&self, secret: &str, peppers: &Peppers) -> Option<KeyId> {
+        let candidate = self.candidate(secret.as_bytes(), peppers)?;
+        Some(candidate.id)
+    }
+
     /// Whether a secret can have this format, and its digest be computed with these peppers.
     pub(crate) fn is_valid(&self, peppers: &Peppers) -> bool {
         let is_possible = |separator: char| separator.is_ascii_graphic();

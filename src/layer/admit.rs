@@ -53,7 +53,8 @@ impl Config {
             return self.rechecked(found, &entry, admitted, request);
         }
         let metadata = metadata.expect("only a recheck waits without metadata");
-        let context = RequestContext::resumed(RequestParts::of(request), &metadata);
+        let context =
+            RequestContext::resumed(RequestParts::of(request), &metadata, self.clock.now());
         let admission = match resumed {
             Resumed::LookedUp {
                 found,
@@ -72,8 +73,8 @@ impl Config {
                 unreachable!("handled elsewhere")
             }
         };
-        let (sources, id, began) = (metadata.sources, metadata.id, metadata.began);
-        self.apply(admission, sources, id, began, Some(metadata), request)
+        let (sources, id, now) = (metadata.sources, metadata.id, context.now);
+        self.apply(admission, sources, id, now, Some(metadata), request)
     }
 
     /// Applies the decision to the request.
@@ -83,7 +84,7 @@ impl Config {
         admission: Admission,
         sources: SourceSet,
         id: Uuid,
-        began: Now,
+        now: Now,
         metadata: Option<Box<RequestMetadata>>,
         request: &mut Request<B>,
     ) -> Step {
@@ -110,7 +111,7 @@ impl Config {
                     recorder: self.recorder.id(),
                     admitted_by: self.limits_id,
                     charged,
-                    charged_at: began,
+                    charged_at: now,
                     final_cost,
                 };
                 if !self.keep_credential {

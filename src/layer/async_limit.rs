@@ -66,7 +66,7 @@ impl Config {
         permit: RecorderPermit<R>,
         context: &RequestContext<'_>,
     ) -> Admission {
-        let attached = self.attached(&entry, context.began);
+        let attached = self.attached(&entry, context.now);
         let admitted = match decision.and_then(|decision| Ok((decision, attached?))) {
             Ok((decision, attached)) => {
                 self.apply_decision(&entry, attached, &decision, cost, permit, context)

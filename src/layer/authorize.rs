@@ -116,9 +116,9 @@ impl Config {
     fn recall_usable(&self, tag: Tag, context: &RequestContext<'_>) -> Option<Arc<CachedKey>> {
         let Recalled { entry, touch } = recall(self.verifier, tag)?;
         if touch {
-            let _ = self.cache.get(entry.key.id, context.began);
+            let _ = self.cache.get(entry.key.id, context.now);
         }
-        if entry.is_fresh(context.began, Duration::ZERO)
+        if entry.is_fresh(context.now, Duration::ZERO)
             && self.status_rejection(&entry, context).is_none()
         {
             return Some(entry);
@@ -139,16 +139,16 @@ impl Config {
         let Some(id) = id_of(&secret) else {
             return self.decide_imported(&secret, context);
         };
-        match self.cache.get(id, context.began) {
+        match self.cache.get(id, context.now) {
             CacheLookup::Hit(entry) if self.verify(&secret, &entry) => {
                 self.authorize(entry, KnownFrom::Cache, tag, context)
             }
             CacheLookup::Hit(entry) => self.reject_mismatch(entry.exists, context),
             // Refreshing the entry of an active key is not charged to the lookup limit.
             CacheLookup::Stale(entry)
-                if self.verify(&secret, &entry) && is_active(&entry, context.began) =>
+                if self.verify(&secret, &entry) && is_active(&entry, context.now) =>
             {
-                self.look_up(vec![Candidate::of(id, secret)], None, context.began)
+                self.look_up(vec![Candidate::of(id, secret)], None, context.now)
             }
             CacheLookup::Stale(_) | CacheLookup::Miss => {
                 self.look_up_charged(vec![Candidate::of(id, secret)], context)
@@ -167,7 +167,7 @@ impl Config {
             };
             is_importable = true;
             let candidate = Candidate::imported(candidate);
-            match self.cache.get(candidate.id, context.began) {
+            match self.cache.get(candidate.id, context.now) {
                 CacheLookup::Hit(entry) if self.verify_candidate(&candidate, &entry) => {
                     return self.authorize(entry, KnownFrom::Cache, None, context);
                 }
@@ -176,9 +176,9 @@ impl Config {
                 }
                 CacheLookup::Stale(entry)
                     if self.verify_candidate(&candidate, &entry)
-                        && is_active(&entry, context.began) =>
+                        && is_active(&entry, context.now) =>
                 {
-                    return self.look_up(vec![candidate], None, context.began);
+                    return self.look_up(vec![candidate], None, context.now);
                 }
                 // A password hash can only be verified while the request waits.
                 CacheLookup::Hit(_) | CacheLookup::Stale(_) | CacheLookup::Miss => {
@@ -206,7 +206,7 @@ impl Config {
         context: &RequestContext<'_>,
     ) -> Admission {
         match self.lookup_client(context) {
-            Ok(payer) => self.look_up(candidates, Some(payer), context.began),
+            Ok(payer) => self.look_up(candidates, Some(payer), context.now),
             Err(wait) => self.reject_lookup_limited(wait, context),
         }
     }
@@ -256,7 +256,7 @@ impl Config {
             return self.reject_unusable_key(&entry, rejection, context);
         }
         if let Some(tag) = tag
-            && entry.is_fresh(context.began, Duration::ZERO)
+            && entry.is_fresh(context.now, Duration::ZERO)
         {
             remember(self.verifier, tag, &entry);
         }
@@ -278,7 +278,7 @@ impl Config {
             return self.reject_unauthenticated(RejectionReason::RecorderFull, context);
         };
         let cost = self.cost_of(context.parts);
-        let attached = match self.attached(&entry, context.began) {
+        let attached = match self.attached(&entry, context.now) {
             Ok(attached) => attached,
             Err(error) => {
                 return Admission::Rejected(self.limiter_failed(&error, &entry, permit, context));
@@ -286,7 +286,7 @@ impl Config {
         };
         let response = match &attached.handle {
             None => LimitResponse::Ready(Decision::default()),
-            Some(handle) => handle.acquire(cost, context.began),
+            Some(handle) => handle.acquire(cost, context.now),
         };
         match response {
             // By reference, so that it is not moved.
@@ -310,7 +310,7 @@ impl Config {
         entry: &CachedKey,
         context: &RequestContext<'_>,
     ) -> Option<RejectionReason> {
-        match entry.key.status(context.began.timestamp()) {
+        match entry.key.status(context.now.timestamp()) {
             KeyStatus::Active => {}
             KeyStatus::Disabled => return Some(RejectionReason::Disabled),
             KeyStatus::Revoked => return Some(RejectionReason::Revoked),
@@ -406,7 +406,7 @@ impl Config {
         let permit = RecorderPermit::with(&self.recorder);
         if let Some(limit) = limit {
             let client = self.client_ip.rate_limit_address(context.parts);
-            if let Err(wait) = limit.charge(client, context.began) {
+            if let Err(wait) = limit.charge(client, context.now) {
                 return self.reject_anonymous(wait, context);
             }
         }

@@ -92,7 +92,7 @@ pub(crate) struct Config {
     pub(crate) preflight: bool,
     pub(crate) keep_credential: bool,
     /// The formats of imported secrets. Without any, imported keys are not accepted.
-    pub(crate) imported_formats: Box<[ImportedFormat]>,
+    pub(crate) imported_formats: Vec<ImportedFormat>,
     #[cfg(feature = "password-hashes")]
     pub(crate) password_hashes: Option<super::password_hashes::PasswordHashes>,
     pub(crate) store_failure: StoreFailure,
@@ -105,16 +105,15 @@ impl Config {
             return Err(invalid.clone());
         }
         #[cfg(feature = "password-hashes")]
-        if self.password_hashes.is_none()
-            && self
-                .imported_formats
-                .iter()
-                .any(ImportedFormat::is_password_hash)
         {
-            return Err(InvalidConfig::new(
-                "imported formats",
-                "password hashes require `ApiKeyLayer::password_hashes`",
-            ));
+            let mut formats = self.imported_formats.iter();
+            let has_format = formats.any(ImportedFormat::is_password_hash);
+            if has_format != self.password_hashes.is_some() {
+                return Err(InvalidConfig::new(
+                    "imported formats",
+                    "`ImportedFormat::password_hash` and `ApiKeyLayer::password_hashes` require each other",
+                ));
+            }
         }
         let mut formats = self.imported_formats.iter();
         match formats.all(|format| format.is_valid(&self.peppers)) {

@@ -21,6 +21,7 @@ use super::rejection::{Rejection, Rejections};
 use super::request_parts::RequestParts;
 use super::require_scope::RequireScope;
 use super::response_headers::HeaderStyle;
+use super::route_cost::RouteCost;
 use super::service::ApiKeyService;
 use crate::clock::Clock;
 use crate::drain::DrainLimits;
@@ -86,7 +87,7 @@ impl ApiKeyLayer {
                 anonymous: false,
                 preflight: false,
                 keep_credential: false,
-                imported_formats: Box::default(),
+                imported_formats: Vec::new(),
                 #[cfg(feature = "password-hashes")]
                 password_hashes: None,
                 store_failure: StoreFailure::default(),
@@ -108,9 +109,15 @@ impl ApiKeyLayer {
     }
 
     /// Creates a [`RequireScope`] layer whose rejections use this layer's [realm](Self::realm) and
-    /// [customization](Self::on_rejection).
-    pub fn require_scope(&self, scope: impl Into<Arc<str>>) -> RequireScope {
-        RequireScope::with_rejections(scope, self.config.rejections.clone())
+    /// [customization](Self::on_rejection), from a scope or from [`RequireScope::by_path`].
+    pub fn require_scope(&self, scope: impl Into<RequireScope>) -> RequireScope {
+        scope.into().with_rejections(&self.config.rejections)
+    }
+
+    /// Creates a [`RouteCost`] layer whose rejections use this layer's [customization](Self::on_rejection), from a cost or
+    /// from [`RouteCost::by_path`].
+    pub fn route_cost(&self, cost: impl Into<RouteCost>) -> RouteCost {
+        cost.into().with_rejections(&self.config.rejections)
     }
 
     /// The response to a request that another part of the crate rejects, with this layer's settings.
@@ -272,7 +279,7 @@ impl ApiKeyLayer {
 
     /// Accepts keys of other systems that were [imported](crate::key::Issuer::import_all), and sets how those systems
     /// hash secrets. Keys imported from secrets in another format than this crate's need [`ImportedFormat::sha256`]. An
-    /// arbitrary credential costs a hash and a lookup for each format. Replaces the formats of earlier calls.
+    /// arbitrary credential costs a hash and a lookup for each format. Adds to the formats of earlier calls.
     ///
     /// A format is invalid if its pepper is not one of the layer's [peppers](Self::peppers), or if its separator is not
     /// a printable ASCII character.
@@ -280,7 +287,13 @@ impl ApiKeyLayer {
         self,
         formats: impl IntoIterator<Item = ImportedFormat>,
     ) -> Self {
-        self.with(|config| config.imported_formats = formats.into_iter().collect())
+        self.with(|config| {
+            for format in formats {
+                if !config.imported_formats.contains(&format) {
+                    config.imported_formats.push(format);
+                }
+            }
+        })
     }
 
     /// Verifies imported secrets that only have a bcrypt or Argon2 hash, and replaces the hash by a fast digest on the

@@ -39,7 +39,7 @@ impl Config {
             self.missing_client_ip.on_lookup();
             return Ok(None);
         };
-        limit.peek(Some(address), context.began)?;
+        limit.peek(Some(address), context.now)?;
         Ok(Some((address, limit)))
     }
 
@@ -142,7 +142,7 @@ impl Config {
             // Reserve first: a full recorder must not use up the limits.
             let permit = self.recorder.reserve_rejected();
             let permit = permit.then(|| RecorderPermit::rejected(&self.recorder));
-            let permit = permit.filter(|_| self.rejected_events.admit(id, address, context.began));
+            let permit = permit.filter(|_| self.rejected_events.admit(id, address, context.now));
             let Some(permit) = permit else {
                 rejection.key = Some(id);
                 return self.reject_unrecorded(rejection, context);

@@ -23,6 +23,8 @@ use crate::usage::{Attribution, EventFields, Method, PendingEvent, event_id};
 pub(super) struct RequestContext<'a> {
     pub(super) parts: RequestParts<'a>,
     pub(super) began: Now,
+    /// The time of the decision: when the request began, or when it has waited.
+    pub(super) now: Now,
     /// The caller admitted by an outer layer.
     pub(super) outer: Option<&'a Caller>,
     /// The mark of an outer layer that admitted the request as anonymous.
@@ -87,6 +89,7 @@ impl<'a> RequestContext<'a> {
         Self {
             parts,
             began,
+            now: began,
             outer: outer_caller(parts.extensions()),
             anonymous: parts.extensions().get(),
             id: event_id(began.micros()),
@@ -109,10 +112,15 @@ impl<'a> RequestContext<'a> {
 
     /// The context of a request that has waited.
     #[cold]
-    pub(super) fn resumed(parts: RequestParts<'a>, metadata: &'a RequestMetadata) -> Self {
+    pub(super) fn resumed(
+        parts: RequestParts<'a>,
+        metadata: &'a RequestMetadata,
+        now: Now,
+    ) -> Self {
         Self {
             parts,
             began: metadata.began,
+            now,
             outer: outer_caller(parts.extensions()),
             anonymous: parts.extensions().get(),
             id: metadata.id,

@@ -56,7 +56,7 @@ struct Requirement {
 impl RequireScope {
     /// Creates a layer that requires this scope.
     pub fn new(scope: impl Into<Arc<str>>) -> Self {
-        Self::with_rejections(scope, Rejections::default())
+        Self::of(PathRules::all(Some(scope.into())))
     }
 
     /// Creates a layer that requires a scope for each path, for tonic servers and other services without routes.
@@ -92,7 +92,7 @@ impl RequireScope {
         for (path, scope) in scopes {
             rules.add(FIELD, path.into(), Some(scope.into()))?;
         }
-        Ok(Self::of(rules, Rejections::default()))
+        Ok(Self::of(rules))
     }
 
     /// Requires no scope on this path, or on the paths below it. The surrounding [`ApiKeyLayer`](super::ApiKeyLayer)
@@ -107,11 +107,13 @@ impl RequireScope {
         Ok(self)
     }
 
-    pub(super) fn with_rejections(scope: impl Into<Arc<str>>, rejections: Rejections) -> Self {
-        Self::of(PathRules::all(Some(scope.into())), rejections)
+    pub(super) fn with_rejections(mut self, rejections: &Rejections) -> Self {
+        Arc::make_mut(&mut self.0).rejections = rejections.clone();
+        self
     }
 
-    fn of(scopes: PathRules<Option<Arc<str>>>, rejections: Rejections) -> Self {
+    fn of(scopes: PathRules<Option<Arc<str>>>) -> Self {
+        let rejections = Rejections::default();
         Self(Arc::new(Requirement { scopes, rejections }))
     }
 
@@ -125,6 +127,18 @@ impl RequireScope {
         self
     }
 }
+
+macro_rules! from_text {
+    ($($text:ty),*) => {$(
+        impl From<$text> for RequireScope {
+            fn from(scope: $text) -> Self {
+                Self::new(scope)
+            }
+        }
+    )*};
+}
+
+from_text!(&str, String, Arc<str>);
 
 impl<S> Layer<S> for RequireScope {
     type Service = RequireScopeService<S>;

@@ -31,8 +31,10 @@ use crate::usage::RejectionReason;
 /// at no cost. A cost of 0 is free. Requests without a verified key pass. Without a surrounding layer, requests are
 /// answered with 500, or `INTERNAL` over gRPC, and an error is logged.
 ///
-/// A request must be within the limits at the cost of the surrounding layer first, 1 by default. Of several route costs,
-/// each is checked, and the innermost charged. [`Caller::charge`](super::Caller::charge) sets the recorded cost later, but not that of the
+/// The surrounding layer charges its own cost first, 1 by default. If that exceeds a limit, its rejection says when that cost
+/// is allowed, and the request may be rejected again for the cost of the route; where `Retry-After` must suffice, set the
+/// cost with [`ApiKeyLayer::cost`](super::ApiKeyLayer::cost). Inside another `RouteCost`, the inner one replaces its cost.
+/// Place it inside a [`RequireScope`](super::RequireScope), so that requests that lack the scope do not pay for the route. [`Caller::charge`](super::Caller::charge) sets the recorded cost later, but not that of the
 /// limits.
 ///
 /// ```
@@ -97,6 +99,11 @@ impl RouteCost {
         }
     }
 
+    pub(super) fn with_rejections(mut self, rejections: &Rejections) -> Self {
+        self.rejections = Arc::new(rejections.clone());
+        self
+    }
+
     /// Customizes the responses of rejected requests, like
     /// [`ApiKeyLayer::on_rejection`](super::ApiKeyLayer::on_rejection).
     pub fn on_rejection(
@@ -146,6 +153,12 @@ impl RouteCost {
                 Step::Wait(Box::pin(wait), None)
             }
         }
+    }
+}
+
+impl From<u32> for RouteCost {
+    fn from(cost: u32) -> Self {
+        Self::new(cost)
     }
 }
 

@@ -95,7 +95,7 @@ impl Config {
         };
         match found {
             Ok(Some(entry)) if self.verify_candidate(candidate, &entry) => {
-                if is_active(&entry, context.began) {
+                if is_active(&entry, context.now) {
                     self.refund(charge);
                 }
                 let known = if limit_checked {

@@ -8,11 +8,11 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
-use jiff::Timestamp;
 use redis::io::tcp::TcpSettings;
 use redis::{Client, IntoConnectionInfo};
 
 use self::client::Shared;
+pub use self::handle::Unavailable;
 use self::handle::{Account, Limit, RedisHandle};
 use super::limiter::{LimitError, LimitHandle, Limiter};
 use super::local::LocalLimiter;
@@ -60,22 +60,6 @@ pub struct RedisLimiter {
     shared: Arc<Shared>,
     local: LocalLimiter,
     accounts: Arc<Mutex<Vec<Weak<Account>>>>,
-}
-
-/// How requests are limited while Redis is unavailable.
-#[derive(Debug, Clone, Copy, PartialEq)]
-#[non_exhaustive]
-pub enum Unavailable {
-    /// Each process applies this share of the limits by itself, beginning with the usage that it has last seen. The
-    /// default, with a share of 1. With three instances, a share of 1/3 keeps the limits.
-    Local {
-        /// More than 0, and at most 1.
-        share: f64,
-    },
-    /// Reject requests of keys with limits with 503.
-    Reject,
-    /// Admit all requests.
-    Admit,
 }
 
 /// Configures a [`RedisLimiter`].
@@ -257,9 +241,4 @@ async fn report(shared: Weak<Shared>, accounts: Arc<Mutex<Vec<Weak<Account>>>>) 
             account.report().await;
         }
     }
-}
-
-/// Nanoseconds since 1970.
-fn nanos(time: Timestamp) -> u64 {
-    u64::try_from(time.as_nanosecond()).unwrap_or(0)
 }

@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::Poll;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -400,6 +401,46 @@ async fn asynchronous_limiter_enforces_limits() {
     }
     clock.advance(Duration::from_secs(30));
     assert_eq!(status_of(&layer, &issued).await, StatusCode::OK);
+}
+
+/// A store whose lookups take three seconds.
+struct SlowStore(MemoryBackend);
+
+#[async_trait]
+impl KeyStore for SlowStore {
+    async fn find(&self, id: KeyId) -> Result<Option<KeyRecord>, StoreError> {
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        self.0.find(id).await
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn requests_that_wait_for_a_lookup_are_limited_when_it_ends() {
+    let clock = clock();
+    let backend = MemoryBackend::new();
+    let issued = Arc::new(issue(&backend, &clock).await);
+    let layer = ApiKeyLayer::new(SlowStore(backend))
+        .clock(clock.clone())
+        .default_limits([RateLimit::per_second(100)]);
+    let first = tokio::spawn({
+        let (layer, issued) = (layer.clone(), issued.clone());
+        async move { status_of(&layer, &issued).await }
+    });
+    tokio::task::yield_now().await;
+    // They join the lookup.
+    let mut requests: Vec<_> = Vec::new();
+    for _ in 0..5 {
+        clock.advance(Duration::from_millis(250));
+        let mut request = Box::pin(status_of(&layer, &issued));
+        let polled = std::future::poll_fn(|cx| Poll::Ready(request.as_mut().poll(cx)));
+        assert!(polled.await.is_pending());
+        requests.push(request);
+    }
+    assert_eq!(first.await.unwrap(), StatusCode::OK);
+    // The last to arrive is decided first.
+    for request in requests.into_iter().rev() {
+        assert_eq!(request.await, StatusCode::OK);
+    }
 }
 
 /// The state of requests is reused.

@@ -9,7 +9,6 @@ use smallvec::{SmallVec, smallvec};
 
 use super::client::Shared;
 use super::script::{Charge, Operation, Outcome};
-use super::{Unavailable, nanos};
 use crate::clock::Now;
 use crate::limit::local::AccountHandle;
 use crate::limit::rate::Rate;
@@ -17,6 +16,22 @@ use crate::limit::{Decision, LimitError, LimitHandle, LimitResponse};
 
 /// The maximum age of a decision from which rejections follow. Other processes may have returned costs meanwhile.
 const MAX_AGE: Duration = Duration::from_secs(1);
+
+/// How requests are limited while Redis is unavailable.
+#[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
+pub enum Unavailable {
+    /// Each process applies this share of the limits by itself, beginning with the usage that it has last seen. The
+    /// default, with a share of 1. With three instances, a share of 1/3 keeps the limits.
+    Local {
+        /// More than 0, and at most 1.
+        share: f64,
+    },
+    /// Reject requests of keys with limits with 503.
+    Reject,
+    /// Admit all requests.
+    Admit,
+}
 
 #[derive(Debug)]
 pub(super) struct RedisHandle(pub(super) Arc<Account>);
@@ -235,6 +250,11 @@ impl Drop for Owed<'_> {
             self.account.owed.fetch_add(self.cost, Ordering::AcqRel);
         }
     }
+}
+
+/// Nanoseconds since 1970.
+fn nanos(time: Timestamp) -> u64 {
+    u64::try_from(time.as_nanosecond()).unwrap_or(0)
 }
 
 fn duration_nanos(duration: Duration) -> u64 {
