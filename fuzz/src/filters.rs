@@ -60,6 +60,7 @@ struct Filter {
     to: Option<Timestamp>,
     outcome: Option<Outcome>,
     cause: Option<Cause>,
+    reason: Option<RejectionReason>,
     method: Option<Method>,
     endpoint: Option<String>,
     status: Option<Status>,
@@ -100,6 +101,9 @@ impl Filter {
                 "to" => wanted.to = Some(value.parse().ok()?),
                 "outcome" => wanted.outcome = Some(named(&Outcome::ALL, &value)?),
                 "cause" => wanted.cause = Some(named(&Cause::ALL, &value)?),
+                "rejection_reason" => {
+                    wanted.reason = Some(named(&RejectionReason::ALL, &value)?);
+                }
                 "method" => wanted.method = Some(value.parse().ok()?),
                 "endpoint" => wanted.endpoint = Some(value),
                 "status" => wanted.status = Some(value.parse().ok()?),
@@ -166,6 +170,12 @@ impl Filter {
         if let Some(text) = get("outcome") {
             wanted.outcome = Some(named(&Outcome::ALL, &text)?);
         }
+        if let Some(text) = get("cause") {
+            wanted.cause = named(&Cause::ALL, &text);
+            if wanted.cause.is_none() {
+                wanted.reason = Some(named(&RejectionReason::ALL, &text)?);
+            }
+        }
         if let Some(text) = get("code") {
             wanted.class = named(&StatusClass::ALL, &text.to_ascii_lowercase());
             if wanted.class.is_none() {
@@ -184,6 +194,7 @@ impl Filter {
             to: filter.to,
             outcome: filter.outcome,
             cause: filter.cause,
+            reason: filter.rejection_reason,
             method: filter.method,
             endpoint: filter.endpoint,
             status: filter.status,
@@ -215,6 +226,7 @@ impl Filter {
             && self.to.is_none_or(|to| event.time < to)
             && is(&self.outcome, Some(event.outcome))
             && is(&self.cause, event.cause)
+            && is(&self.reason, event.rejection_reason)
             && is(&self.method, Some(event.method))
             && is(&self.endpoint, text(Some(&event.endpoint)))
             && is(&self.status, Some(event.status))
@@ -397,6 +409,10 @@ fn events() -> Vec<UsageEvent> {
         if nth == 1 {
             (event.outcome, event.cause) = (Outcome::RateLimited, None);
             event.rejection_reason = Some(RejectionReason::RateLimited);
+        }
+        if nth == 3 {
+            event.cause = Some(Cause::Rejected);
+            event.rejection_reason = Some(RejectionReason::ClientIp);
         }
         event.resource_id = (nth % 2 == 0).then(|| "r".into());
         event.request_id = (nth % 5 == 0).then(|| format!("id-{nth}").into());

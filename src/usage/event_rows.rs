@@ -6,7 +6,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use super::event::{UNMATCHED, UsageEvent};
-use super::outcome::{Cause, Outcome};
+use super::outcome::{Cause, Outcome, RejectionReason};
 use super::pending_event::{Attribution, EventFields, PendingEvent, USUAL_TEXT_BYTES};
 use super::wire::{Method, Status};
 use crate::id::KeyId;
@@ -78,6 +78,7 @@ pub(crate) struct RowGroup {
     method: Method,
     outcome: Outcome,
     cause: Option<Cause>,
+    rejection_reason: Option<RejectionReason>,
     billable: bool,
 }
 
@@ -337,6 +338,7 @@ impl<'a> EventRef<'a> {
             method: fields.method,
             outcome: fields.outcome,
             cause: fields.cause,
+            rejection_reason: fields.rejection_reason,
             billable: fields.billable,
         }
     }

@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use super::event::{UNMATCHED, UsageEvent};
 use super::event_rows::EventRef;
-use super::outcome::{Cause, Outcome};
+use super::outcome::{Cause, Outcome, RejectionReason};
 use super::wire::{Method, Status, StatusClass};
 use crate::id::KeyId;
 use crate::page::{PageRequest, PageToken};
@@ -36,6 +36,8 @@ pub struct LogFilter {
     pub outcome: Option<Outcome>,
     /// The cause of the failure.
     pub cause: Option<Cause>,
+    /// The rejection reason.
+    pub rejection_reason: Option<RejectionReason>,
     /// The request method.
     pub method: Option<Method>,
     /// The endpoint, such as a route template.
@@ -80,6 +82,8 @@ impl LogFilter {
         outcome: Outcome;
         /// Matches requests that failed for this cause.
         cause: Cause;
+        /// Matches requests that the layer rejected for this reason.
+        rejection_reason: RejectionReason;
         /// Matches requests with this method.
         method: Method;
         /// Matches requests to this endpoint.
@@ -108,6 +112,7 @@ impl LogFilter {
             status: event.status,
             outcome: event.outcome,
             cause: event.cause,
+            rejection_reason: event.rejection_reason,
         })
     }
 
@@ -126,6 +131,7 @@ impl LogFilter {
             status: fields.status,
             outcome: fields.outcome,
             cause: fields.cause,
+            rejection_reason: fields.rejection_reason,
         })
     }
 
@@ -140,6 +146,9 @@ impl LogFilter {
             && self.to.is_none_or(|to| event.time < to)
             && self.outcome.is_none_or(|outcome| event.outcome == outcome)
             && self.cause.is_none_or(|cause| event.cause == Some(cause))
+            && self
+                .rejection_reason
+                .is_none_or(|reason| event.rejection_reason == Some(reason))
             && self.method.is_none_or(|method| event.method == method)
             && self
                 .endpoint
@@ -173,6 +182,7 @@ struct FilterFields<'a> {
     status: Status,
     outcome: Outcome,
     cause: Option<Cause>,
+    rejection_reason: Option<RejectionReason>,
 }
 
 /// A query for one page of the request log, newest first.
@@ -243,6 +253,7 @@ pub(super) mod tests {
         event.key = Some(key("a"));
         event.owner = Some("customer-17".into());
         (event.outcome, event.cause) = (Outcome::Failed, Some(Cause::ServerError));
+        event.rejection_reason = Some(RejectionReason::Scope);
         event.method = Method::Post;
         event.endpoint = "/v1/postings".into();
         event.status = Status::Http(503);
@@ -256,7 +267,7 @@ pub(super) mod tests {
         let event = event();
         type Set = fn(LogFilter, &UsageEvent) -> LogFilter;
         // For each field, a value that matches the event and one that does not.
-        let filters: [(Set, Set); 12] = [
+        let filters: [(Set, Set); 13] = [
             (|it, _| it.key(key("a")), |it, _| it.key(key("b"))),
             (
                 |it, _| it.owner("customer-17"),
@@ -277,6 +288,10 @@ pub(super) mod tests {
             (
                 |it, _| it.cause(Cause::ServerError),
                 |it, _| it.cause(Cause::Rejected),
+            ),
+            (
+                |it, _| it.rejection_reason(RejectionReason::Scope),
+                |it, _| it.rejection_reason(RejectionReason::Revoked),
             ),
             (
                 |it, _| it.method(Method::Post),

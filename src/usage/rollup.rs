@@ -8,13 +8,13 @@ use serde::{Deserialize, Serialize};
 use super::event::UsageEvent;
 use super::granularity::Granularity;
 use super::latency::LatencyHistogram;
-use super::outcome::{Cause, Outcome};
+use super::outcome::{Cause, Outcome, RejectionReason};
 use super::saturating::{self, add};
 use super::wire::{Method, Status};
 use crate::id::KeyId;
 
-/// The aggregated events of one key, owner, time bucket, method, endpoint, status, outcome and cause, either
-/// billable or not.
+/// The aggregated events of one key, owner, time bucket, method, endpoint, status, outcome, cause and rejection
+/// reason, either billable or not.
 ///
 /// Rollups of the same group merge by addition, in any order. Instead of overflowing, numbers saturate at 2⁶³ − 1,
 /// the largest number that every database can store. To build one yourself, start from [`Rollup::of`] and set its
@@ -40,6 +40,8 @@ pub struct Rollup {
     pub outcome: Outcome,
     /// The cause of the failure, if the requests failed.
     pub cause: Option<Cause>,
+    /// The rejection reason, if the layer rejected the requests.
+    pub rejection_reason: Option<RejectionReason>,
     /// Whether the requests are billable.
     pub billable: bool,
     /// The number of requests.
@@ -67,6 +69,7 @@ impl Rollup {
             status: event.status,
             outcome: event.outcome,
             cause: event.cause,
+            rejection_reason: event.rejection_reason,
             billable: event.billable,
             count: 0,
             cost: 0,

@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use super::event::UsageEvent;
 use super::event_rows::Attributed;
 use super::granularity::Granularity;
-use super::outcome::{Cause, Outcome};
+use super::outcome::{Cause, Outcome, RejectionReason};
 use super::rollup::Rollup;
 use super::sink::Batch;
 use super::wire::{Method, Status};
@@ -39,6 +39,7 @@ struct Series {
     status: Status,
     outcome: Outcome,
     cause: Option<Cause>,
+    rejection_reason: Option<RejectionReason>,
     billable: bool,
     owner: Option<Arc<str>>,
 }
@@ -59,6 +60,7 @@ impl RollupStore {
             status: event.status,
             outcome: event.outcome,
             cause: event.cause,
+            rejection_reason: event.rejection_reason,
             billable: event.billable,
             owner: event.owner.clone(),
         };
@@ -96,6 +98,7 @@ impl RollupStore {
                         event.endpoint().map(address),
                         (fields.method, fields.status),
                         (fields.outcome, fields.cause, fields.billable),
+                        fields.rejection_reason,
                     );
                     let next = rollups.len();
                     let index = *indices.entry(group_in_batch).or_insert(next);
@@ -122,6 +125,7 @@ impl RollupStore {
             status: rollup.status,
             outcome: rollup.outcome,
             cause: rollup.cause,
+            rejection_reason: rollup.rejection_reason,
             billable: rollup.billable,
             owner: rollup.owner.clone(),
         };

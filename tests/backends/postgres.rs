@@ -13,8 +13,8 @@ use keytally::key::{
     Actor, CacheConfig, CachedStore, Issuer, KeyAdmin, KeyStore, NewKey, StoreError,
 };
 use keytally::usage::{
-    Batch, Cause, LogFilter, LogQuery, Method, Outcome, Recorder, SinkError, Status, StatusClass,
-    SummaryQuery, SummarySpec, UsageEvent, UsageRange, UsageReader, UsageSink,
+    Batch, Cause, LogFilter, LogQuery, Method, Outcome, Recorder, RejectionReason, SinkError,
+    Status, StatusClass, SummaryQuery, SummarySpec, UsageEvent, UsageRange, UsageReader, UsageSink,
 };
 use keytally::{ApiKeyLayer, KeyId};
 use proptest::prelude::*;
@@ -519,6 +519,9 @@ fn traffic(keys: &[KeyId], n: usize) -> UsageEvent {
         0 => (Outcome::RateLimited, None),
         _ => Outcome::of(event.status),
     };
+    if event.outcome == Outcome::RateLimited {
+        event.rejection_reason = Some(RejectionReason::RateLimited);
+    }
     event.resource_id = n
         .is_multiple_of(3)
         .then(|| format!("posting-{}", n % 20_000).into());
@@ -574,6 +577,10 @@ async fn every_log_filter_uses_an_index() {
             Box::new(|it| it.outcome = Some(Outcome::RateLimited)),
         ),
         ("cause", Box::new(|it| it.cause = Some(Cause::ALL[0]))),
+        (
+            "rejection reason",
+            Box::new(|it| it.rejection_reason = Some(RejectionReason::RateLimited)),
+        ),
         ("method", Box::new(|it| it.method = Some(Method::ALL[2]))),
         (
             "unused method",

@@ -7,7 +7,7 @@
 //! cargo test --features full --test backends -- --ignored write_fixture
 //! ```
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -21,13 +21,14 @@ use keytally::key::{
 };
 use keytally::limit::RateLimit;
 use keytally::usage::{
-    Batch, Count, Granularity, LogCursor, LogFilter, LogQuery, Outcome, Rollup, Status,
-    SummaryQuery, SummarySpec, UsageEvent, UsageRange,
+    Batch, Cause, Count, Granularity, LogCursor, LogFilter, LogQuery, Outcome, RejectionReason,
+    Rollup, Status, SummaryQuery, SummarySpec, UsageEvent, UsageRange,
 };
 use keytally::{ApiKeyLayer, Clock, KeyId, PageRequest};
 use serde::{Deserialize, Serialize};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions};
 use sqlx::{AssertSqlSafe, Row};
+use uuid::Uuid;
 
 use crate::answers;
 use crate::checks;
@@ -156,6 +157,10 @@ fn events(keys: &[KeyId], batch: usize) -> Vec<UsageEvent> {
         event.client_ip = addresses[n % 3].map(|address| address.parse().unwrap());
         event.cost = (n % 3) as u32;
         event.billable = !n.is_multiple_of(7);
+        if n.is_multiple_of(17) {
+            (event.outcome, event.cause) = (Outcome::Failed, Some(Cause::Rejected));
+            event.rejection_reason = Some(RejectionReason::ALL[n % 15]);
+        }
         event
     };
     (0..30).map(event).collect()
@@ -176,6 +181,7 @@ async fn audit(backend: &dyn Backend) -> Vec<(String, KeyId, Option<String>)> {
 /// Asserts that the backend has exactly this content, and that it can be extended.
 async fn assert_content_preserved<B: Backend + Clone>(
     backend: &B,
+    version: i64,
     content: &Content,
     merge: impl AsyncFn(),
 ) {
@@ -197,7 +203,11 @@ async fn assert_content_preserved<B: Backend + Clone>(
         .iter()
         .flat_map(|it| it.events().iter().cloned())
         .collect();
-    assert_queries_match(backend, &mut events).await;
+    let without_reason: HashSet<Uuid> = match version {
+        ..4 => events.iter().map(|event| event.id).collect(),
+        _ => HashSet::new(),
+    };
+    assert_queries_match(backend, &mut events, &without_reason).await;
     let (recorded, cursor) = checks::recorded_after(backend, LogCursor::START).await;
     assert_eq!(sorted(&recorded), sorted(&events));
     // New events are appended.
@@ -214,7 +224,7 @@ async fn assert_content_preserved<B: Backend + Clone>(
     assert_eq!(sorted(&recorded[..events.len()]), sorted(&events));
     assert_eq!(sorted(&recorded[events.len()..]), sorted(more.events()));
     events.extend(more.events().iter().cloned());
-    assert_queries_match(backend, &mut events).await;
+    assert_queries_match(backend, &mut events, &without_reason).await;
     // Later hours of the last day.
     let mut later = events[0].clone();
     for minutes in [90, 150] {
@@ -227,7 +237,7 @@ async fn assert_content_preserved<B: Backend + Clone>(
             .unwrap();
         merge().await;
         events.push(later.clone());
-        assert_queries_match(backend, &mut events).await;
+        assert_queries_match(backend, &mut events, &without_reason).await;
     }
     backend
         .revoke(content.keys[0].id, Actor::SYSTEM)
@@ -242,7 +252,12 @@ fn sorted(events: &[UsageEvent]) -> Vec<UsageEvent> {
     events
 }
 
-async fn assert_queries_match<B: Backend>(backend: &B, events: &mut [UsageEvent]) {
+/// Rollups of the events `without_reason` lack their rejection reason.
+async fn assert_queries_match<B: Backend>(
+    backend: &B,
+    events: &mut [UsageEvent],
+    without_reason: &HashSet<Uuid>,
+) {
     events.sort_by_key(|event| std::cmp::Reverse((event.time, event.id)));
     for filter in [
         LogFilter::new(),
@@ -255,14 +270,25 @@ async fn assert_queries_match<B: Backend>(backend: &B, events: &mut [UsageEvent]
         LogFilter::new()
             .from(time("2026-11-01T06:00:00Z"))
             .to(time("2026-11-01T08:00:00Z")),
+        LogFilter::new().cause(Cause::Rejected),
+        LogFilter::new().rejection_reason(RejectionReason::ClientIp),
+        LogFilter::new().rejection_reason(RejectionReason::Scope),
     ] {
         let expected = events.iter().filter(|event| filter.matches(event));
         let expected: Vec<_> = expected.cloned().collect();
-        assert!(!expected.is_empty(), "{filter:?}");
+        let is_by_reason = filter.cause.is_some() || filter.rejection_reason.is_some();
+        assert!(!expected.is_empty() || is_by_reason, "{filter:?}");
         let count = backend.count(&filter).await.unwrap();
         assert_eq!(count, Count::Exactly(expected.len() as u64));
         assert_eq!(answers::all_requests(backend, &filter).await, expected);
     }
+    let in_rollups = events.iter().cloned().map(|mut event| {
+        if without_reason.contains(&event.id) {
+            event.rejection_reason = None;
+        }
+        event
+    });
+    let in_rollups: Vec<_> = in_rollups.collect();
     let zone = TimeZone::get("America/New_York").unwrap();
     for width in [Granularity::Minute, Granularity::Hour, Granularity::Day] {
         let spec = SummarySpec::new()
@@ -272,7 +298,7 @@ async fn assert_queries_match<B: Backend>(backend: &B, events: &mut [UsageEvent]
         let query = SummaryQuery::new(UsageRange::new(), spec.clone());
         assert_eq!(
             backend.summary(&query).await.unwrap(),
-            spec.summarize(&*events)
+            spec.summarize(&in_rollups)
         );
     }
     let by_series = |rollups: Vec<Rollup>| {
@@ -280,7 +306,14 @@ async fn assert_queries_match<B: Backend>(backend: &B, events: &mut [UsageEvent]
             (
                 format!(
                     "{:?}",
-                    (it.start, it.key, &it.endpoint, it.method, it.status)
+                    (
+                        it.start,
+                        it.key,
+                        &it.endpoint,
+                        it.method,
+                        it.status,
+                        it.rejection_reason
+                    )
                 ),
                 it,
             )
@@ -290,7 +323,7 @@ async fn assert_queries_match<B: Backend>(backend: &B, events: &mut [UsageEvent]
     let rollups = backend.rollups(&UsageRange::new()).await.unwrap();
     assert_eq!(
         by_series(rollups),
-        by_series(Rollup::of_events(&*events, Granularity::Minute))
+        by_series(Rollup::of_events(&in_rollups, Granularity::Minute))
     );
     let newest = backend
         .requests(&LogQuery::default().limit(1))
@@ -320,7 +353,9 @@ fn all_fixtures() -> Vec<(i64, PathBuf)> {
 /// Views of the application, and causes that have another name since version 4.
 const CHANGES_IN_3: &str = "CREATE VIEW own AS SELECT path FROM keytally_request_log;
     CREATE VIEW another AS SELECT path FROM keytally_requests;
-    UPDATE keytally_series SET cause = 'refused' WHERE cause = 'client_error'";
+    UPDATE keytally_series SET cause = 'refused' WHERE cause = 'client_error';
+    UPDATE keytally_requests SET rejection_reason = 'client_ip' WHERE latency_us % 2 = 0
+        AND series_id IN (SELECT id FROM keytally_series WHERE cause = 'refused')";
 
 /// The content of a fixture after these changes.
 fn changed_content(version: i64, dir: &Path) -> Content {
@@ -333,6 +368,9 @@ fn changed_content(version: i64, dir: &Path) -> Content {
     for event in events {
         if version == 3 && event["cause"] == "client_error" {
             event["cause"] = "rejected".into();
+            if event["latency_us"].as_u64().unwrap().is_multiple_of(2) {
+                event["rejection_reason"] = "client_ip".into();
+            }
         }
         if version < 4 {
             event["billable"] = (event["outcome"] == "completed").into();
@@ -370,7 +408,8 @@ async fn sqlite_files_of_earlier_versions_upgrade_without_data_loss() {
         let merge = async || {
             backend.merge_rollups().await.unwrap();
         };
-        assert_content_preserved(&backend, &changed_content(version, &dir), merge).await;
+        let content = changed_content(version, &dir);
+        assert_content_preserved(&backend, version, &content, merge).await;
         drop(backend);
         for end in ["", "-wal", "-shm"] {
             let _ = std::fs::remove_file(format!("{}{end}", file.display()));
@@ -420,7 +459,8 @@ async fn postgres_databases_of_earlier_versions_upgrade_without_data_loss() {
         let merge = async || {
             backend.merge_rollups().await.unwrap();
         };
-        assert_content_preserved(&backend, &changed_content(version, &dir), merge).await;
+        let content = changed_content(version, &dir);
+        assert_content_preserved(&backend, version, &content, merge).await;
     }
 }
 

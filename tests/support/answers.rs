@@ -9,8 +9,9 @@ use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 use keytally::KeyId;
 use keytally::usage::{
-    Batch, Cause, Count, Granularity, LogFilter, LogQuery, Method, Outcome, Rollup, Status,
-    StatusClass, SummaryQuery, SummarySpec, UsageEvent, UsageRange, UsageReader, UsageSink,
+    Batch, Cause, Count, Granularity, LogFilter, LogQuery, Method, Outcome, RejectionReason,
+    Rollup, Status, StatusClass, SummaryQuery, SummarySpec, UsageEvent, UsageRange, UsageReader,
+    UsageSink,
 };
 use proptest::prelude::*;
 
@@ -73,6 +74,7 @@ prop_compose! {
         endpoint in 0..3_usize,
         status in status(),
         limited in any::<bool>(),
+        rejected in prop_oneof![Just(None), (0..RejectionReason::ALL.len()).prop_map(Some)],
         latency in prop_oneof![0..5_000_000_u64, any::<u64>()],
         resource in 0..3_usize,
         address in 0..3_usize,
@@ -88,6 +90,8 @@ prop_compose! {
         } else {
             Outcome::of(status)
         };
+        // Of any outcome, and also none of a limited request: backends do not assume a relation.
+        event.rejection_reason = rejected.map(|reason| RejectionReason::ALL[reason]);
         event.latency_us = latency;
         event.cost = (latency % 5) as u32;
         event.request_bytes = latency / 7;
@@ -111,6 +115,7 @@ prop_compose! {
         class in 0..StatusClass::ALL.len(),
         cause in 0..Cause::ALL.len(),
         outcome in 0..Outcome::ALL.len(),
+        reason in 0..RejectionReason::ALL.len(),
         endpoint in 0..3_usize,
     ) -> LogFilter {
         // Most fields are set in a quarter of the filters, so that many filters match some events.
@@ -126,6 +131,7 @@ prop_compose! {
         filter.status_class = set(7).then(|| StatusClass::ALL[class]);
         filter.cause = set(8).then(|| Cause::ALL[cause]);
         filter.outcome = set(9).then(|| Outcome::ALL[outcome]);
+        filter.rejection_reason = set(13).then(|| RejectionReason::ALL[reason]);
         filter.resource_id = set(10).then(|| "r1".into());
         filter.request_id = set(11).then(|| "wire".into());
         filter.endpoint = set(12).then(|| ["/a", "/b/{id}", ""][endpoint].into());

@@ -7,8 +7,8 @@ use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 use keytally::usage::summary::{self, Aggregate, OverTime, TooManyBuckets};
 use keytally::usage::{
-    Batch, Cause, Granularity, LatencyHistogram, Method, Outcome, Rollup, RollupStore, Status,
-    Summary, SummarySpec, Totals, UsageEvent,
+    Batch, Cause, Granularity, LatencyHistogram, Method, Outcome, RejectionReason, Rollup,
+    RollupStore, Status, Summary, SummarySpec, Totals, UsageEvent,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -103,14 +103,20 @@ fn events_at(times: impl Strategy<Value = Timestamp>) -> impl Strategy<Value = V
     let causes = select(vec![None, Some(Cause::Rejected), Some(Cause::Cancelled)]);
     let caller = (keys, select(vec![None, Some("acme"), Some("zen")]));
     let endpoint = (select(&Method::ALL[..]), 0..6_usize, statuses());
-    let outcome = (select(&Outcome::ALL[..]), causes, any::<bool>(), 0..10_u32);
+    let reasons = select(vec![
+        None,
+        Some(RejectionReason::Scope),
+        Some(RejectionReason::RateLimited),
+    ]);
+    let outcome = (select(&Outcome::ALL[..]), causes, reasons);
+    let price = (any::<bool>(), 0..10_u32);
     let sizes = (large_or_small(), large_or_small(), large_or_small());
-    let event = (times, caller, endpoint, outcome, sizes).prop_map(
+    let event = (times, caller, endpoint, (outcome, price), sizes).prop_map(
         |(
             time,
             (key, owner),
             (method, endpoint, status),
-            (outcome, cause, billable, cost),
+            ((outcome, cause, reason), (billable, cost)),
             sizes,
         )| {
             let mut event = UsageEvent::new(time);
@@ -119,7 +125,7 @@ fn events_at(times: impl Strategy<Value = Timestamp>) -> impl Strategy<Value = V
             event.method = method;
             event.endpoint = format!("/v1/{endpoint}").into();
             event.status = status;
-            (event.outcome, event.cause) = (outcome, cause);
+            (event.outcome, event.cause, event.rejection_reason) = (outcome, cause, reason);
             (event.billable, event.cost) = (billable, cost);
             (event.latency_us, event.request_bytes, event.response_bytes) = sizes;
             event
@@ -152,6 +158,10 @@ fn check_parts<T: Aggregate>(summary: &Summary, items: &[T]) {
     assert_eq!(summary.totals, summary::totals(items));
     assert_eq!(summary.by_method, summary::by_method(items));
     assert_eq!(summary.by_status, summary::by_status(items));
+    assert_eq!(
+        summary.by_rejection_reason,
+        summary::by_rejection_reason(items)
+    );
     assert_eq!(summary.by_key, Some(summary::by_key(items)));
     let mut latency = LatencyHistogram::new();
     items.iter().for_each(|item| item.add_latency(&mut latency));
@@ -236,6 +246,11 @@ proptest! {
         summary.by_status.iter().for_each(|(name, totals)| check(totals, &|group| group.1 == *name));
         summary.by_endpoint.iter().for_each(|(name, totals)| check(totals, &|group| *group.2 == **name));
         prop_assert_eq!(summary.by_endpoint.len(), summary.top_endpoints(usize::MAX).len());
+        for reason in RejectionReason::ALL {
+            let of_reason = events.iter().filter(|event| event.rejection_reason == Some(reason));
+            let totals = summary.by_rejection_reason.get(&reason);
+            prop_assert_eq!(totals.map_or(0, |it| it.total()), of_reason.count() as u64);
+        }
     }
 
     #[test]

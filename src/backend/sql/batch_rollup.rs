@@ -49,6 +49,7 @@ impl<'a> BatchRollup<'a> {
                 event.status,
                 event.outcome,
                 event.cause,
+                event.rejection_reason,
                 event.billable,
             );
             let kind = kinds.index(kind, || Kind {
@@ -57,6 +58,7 @@ impl<'a> BatchRollup<'a> {
                 status: event.status,
                 outcome: event.outcome,
                 cause: event.cause,
+                rejection_reason: event.rejection_reason,
                 billable: event.billable,
             });
             of_event.push((caller, kind));

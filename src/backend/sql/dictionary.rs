@@ -21,7 +21,7 @@ use super::hash::{Hash, hash_of};
 use super::names::Names;
 use super::value::{decode, required, status_codes};
 use crate::id::KeyId;
-use crate::usage::{Cause, Method, Outcome, Status};
+use crate::usage::{Cause, Method, Outcome, RejectionReason, Status};
 
 /// The maximum number of cached entries of a dictionary.
 const MAX_CACHED: u64 = 1 << 17;
@@ -43,6 +43,7 @@ pub(in crate::backend) struct Kind {
     pub(super) status: Status,
     pub(super) outcome: Outcome,
     pub(super) cause: Option<Cause>,
+    pub(super) rejection_reason: Option<RejectionReason>,
     pub(super) billable: bool,
 }
 
@@ -106,8 +107,7 @@ impl Entry for Caller {
 
 impl Entry for Kind {
     const TABLE: &'static str = "{prefix}kinds";
-    const COLUMNS: &'static str =
-        "method, endpoint, http_status, grpc_status, outcome, cause, status_class, billable";
+    const COLUMNS: &'static str = "method, endpoint, http_status, grpc_status, outcome, cause, rejection_reason, status_class, billable";
 
     fn digest(&self) -> Hash {
         let (http, grpc) = status_codes(self.status);
@@ -118,6 +118,7 @@ impl Entry for Kind {
             grpc.map(|code| code.to_string()).as_deref(),
             Some(self.outcome.as_str()),
             self.cause.map(|cause| cause.as_str()),
+            self.rejection_reason.map(|reason| reason.as_str()),
             self.billable.then_some("billable"),
         ])
     }
@@ -131,6 +132,7 @@ impl Entry for Kind {
             Value::Integer(grpc),
             self.outcome.as_str().into(),
             self.cause.map(|cause| cause.as_str()).into(),
+            self.rejection_reason.map(|reason| reason.as_str()).into(),
             self.status.class().as_str().into(),
             Value::Boolean(self.billable),
         ]

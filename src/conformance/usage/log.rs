@@ -79,6 +79,8 @@ where
             LogFilter::new().status(event.status),
         ]);
         shared.extend(event.cause.map(|cause| LogFilter::new().cause(cause)));
+        let reason = event.rejection_reason;
+        shared.extend(reason.map(|reason| LogFilter::new().rejection_reason(reason)));
     }
     shared.extend(StatusClass::ALL.map(|class| LogFilter::new().status_class(class)));
     for filter in distinct(shared) {
@@ -120,6 +122,7 @@ where
         filter.to = on().then(|| model.time.max(other.time));
         filter.outcome = on().then_some(other.outcome);
         filter.cause = other.cause.filter(|_| on());
+        filter.rejection_reason = other.rejection_reason.filter(|_| on());
         filter.method = on().then_some(model.method);
         filter.status = on().then_some(model.status);
         filter.status_class = on().then(|| model.status.class());

@@ -168,7 +168,12 @@ where
             .entry((
                 group,
                 event.status,
-                (event.outcome, event.cause, event.billable),
+                (
+                    event.outcome,
+                    event.cause,
+                    event.rejection_reason,
+                    event.billable,
+                ),
             ))
             .or_default() += 1;
     }
@@ -183,7 +188,12 @@ where
         let group = (
             group,
             rollup.status,
-            (rollup.outcome, rollup.cause, rollup.billable),
+            (
+                rollup.outcome,
+                rollup.cause,
+                rollup.rejection_reason,
+                rollup.billable,
+            ),
         );
         *counted.entry(group).or_default() += rollup.count;
     }

@@ -15,8 +15,8 @@ use crate::dashboard::state::Shared;
 use crate::id::KeyId;
 use crate::page::{PageRequest, PageToken};
 use crate::usage::{
-    self, Cause, LogCursor, LogFilter, LogQuery, Method, Outcome, RecordedQuery, Status,
-    StatusClass, UsageReader,
+    self, Cause, LogCursor, LogFilter, LogQuery, Method, Outcome, RecordedQuery, RejectionReason,
+    Status, StatusClass, UsageReader,
 };
 use crate::web::Problem;
 use crate::web::schema::{Page, RecordedPage, Request, names};
@@ -48,6 +48,9 @@ macro_rules! filtered {
             /// Only requests that failed with this cause.
             #[param(inline, value_type = Option<names::Cause>)]
             cause: Option<Cause>,
+            /// Only requests that were rejected for this reason.
+            #[param(inline, value_type = Option<names::RejectionReason>)]
+            rejection_reason: Option<RejectionReason>,
             /// Only requests with this method.
             #[param(inline, value_type = Option<names::Method>)]
             method: Option<Method>,
@@ -76,6 +79,7 @@ macro_rules! filtered {
                 filter.to = self.to;
                 filter.outcome = self.outcome;
                 filter.cause = self.cause;
+                filter.rejection_reason = self.rejection_reason;
                 filter.method = self.method;
                 filter.endpoint = self.endpoint.clone();
                 filter.status = self.status;

@@ -12,7 +12,7 @@ use foldhash::fast::RandomState;
 
 use super::groups::{Groups, Methods};
 use super::totals::Amounts;
-use crate::usage::{Cause, Method, Outcome, Status};
+use crate::usage::{Cause, Method, Outcome, RejectionReason, Status};
 
 /// The maximum number of cells (4 MiB), enough for a thousand endpoints with a hundred kinds of requests each. If
 /// more are needed, the existing cells are added to the totals first.
@@ -37,6 +37,7 @@ pub(super) struct Accumulator<'a> {
 pub(super) struct GroupTotals<'a> {
     pub(super) methods: Methods,
     pub(super) statuses: Groups<Status>,
+    pub(super) rejections: Groups<RejectionReason>,
     pub(super) endpoints: Groups<&'a Arc<str>>,
 }
 
@@ -54,6 +55,7 @@ struct Kind {
     status: Status,
     outcome: Outcome,
     cause: Option<Cause>,
+    rejection_reason: Option<RejectionReason>,
     billable: bool,
 }
 
@@ -67,6 +69,7 @@ impl<'a> Accumulator<'a> {
             sums: GroupTotals {
                 methods: Methods::default(),
                 statuses: Groups::new(),
+                rejections: Groups::new(),
                 endpoints: Groups::new(),
             },
         }
@@ -85,6 +88,7 @@ impl<'a> Accumulator<'a> {
             status,
             outcome: amounts.outcome,
             cause: amounts.cause,
+            rejection_reason: amounts.rejection_reason,
             billable: amounts.billable,
         };
         // The address identifies the string while the items that own it are borrowed (`'a`).
@@ -137,6 +141,7 @@ impl<'a> Accumulator<'a> {
                 let amounts = Amounts {
                     outcome: kind.outcome,
                     cause: kind.cause,
+                    rejection_reason: kind.rejection_reason,
                     billable: kind.billable,
                     count: cell.count,
                     cost: cell.cost,
@@ -145,6 +150,9 @@ impl<'a> Accumulator<'a> {
                 };
                 self.sums.methods.add(kind.method, &amounts);
                 self.sums.statuses.add(kind.status, &amounts);
+                if let Some(reason) = kind.rejection_reason {
+                    self.sums.rejections.add(reason, &amounts);
+                }
                 self.sums.endpoints.add(endpoint, &amounts);
             }
         }
@@ -168,7 +176,12 @@ impl Kind {
             Status::Grpc(code) => 0x2_0000 | u64::from(code),
         };
         let cause = self.cause.map_or(Cause::ALL.len(), |cause| cause as usize) as u64;
-        u64::from(self.billable) << 48
+        let reason = match self.rejection_reason {
+            Some(reason) => reason as usize,
+            None => RejectionReason::ALL.len(),
+        } as u64;
+        u64::from(self.billable) << 56
+            | reason << 48
             | status << 24
             | cause << 16
             | (self.outcome as u64) << 8
@@ -259,6 +272,7 @@ mod tests {
     const AMOUNTS: Amounts = Amounts {
         outcome: Outcome::Completed,
         cause: None,
+        rejection_reason: None,
         billable: true,
         count: 1,
         cost: 2,

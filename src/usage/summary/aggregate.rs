@@ -60,6 +60,7 @@ pub(super) mod sealed {
             Amounts {
                 outcome: self.outcome,
                 cause: self.cause,
+                rejection_reason: self.rejection_reason,
                 billable: self.billable,
                 count: 1,
                 cost: self.cost.into(),
@@ -99,6 +100,7 @@ pub(super) mod sealed {
             Amounts {
                 outcome: self.outcome,
                 cause: self.cause,
+                rejection_reason: self.rejection_reason,
                 billable: self.billable,
                 count: self.count,
                 cost: self.cost,

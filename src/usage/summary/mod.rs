@@ -47,7 +47,7 @@ pub use spec::SummarySpec;
 pub use spikes::{Spike, spikes};
 pub use totals::Totals;
 
-use super::{LatencyHistogram, Method, Status, StatusClass};
+use super::{LatencyHistogram, Method, RejectionReason, Status, StatusClass};
 use crate::id::KeyId;
 use groups::{Groups, Methods, group};
 
@@ -64,6 +64,8 @@ pub struct Summary {
     pub by_method: BTreeMap<Method, Totals>,
     /// The totals by status. See also [`Summary::by_status_class`].
     pub by_status: BTreeMap<Status, Totals>,
+    /// The totals by rejection reason, of the requests that the layer rejected.
+    pub by_rejection_reason: BTreeMap<RejectionReason, Totals>,
     /// The totals by endpoint. See also [`Summary::top_endpoints`].
     pub by_endpoint: BTreeMap<Arc<str>, Totals>,
     /// The totals by key, if [requested](SummarySpec::by_key). The key `None` stands for anonymous requests.
@@ -98,6 +100,7 @@ impl Summary {
         self.totals.merge(&other.totals);
         merge_maps(&mut self.by_method, other.by_method);
         merge_maps(&mut self.by_status, other.by_status);
+        merge_maps(&mut self.by_rejection_reason, other.by_rejection_reason);
         merge_maps(&mut self.by_endpoint, other.by_endpoint);
         self.by_key = both(self.by_key.take(), other.by_key, |mine, theirs| {
             merge_maps(mine, theirs);
@@ -170,6 +173,19 @@ pub fn by_status<'a, T: Aggregate + 'a>(
     items: impl IntoIterator<Item = &'a T>,
 ) -> BTreeMap<Status, Totals> {
     group(items, |item| item.status())
+}
+
+/// The totals by rejection reason, of the requests that the layer rejected.
+pub fn by_rejection_reason<'a, T: Aggregate + 'a>(
+    items: impl IntoIterator<Item = &'a T>,
+) -> BTreeMap<RejectionReason, Totals> {
+    let mut reasons = Groups::new();
+    for amounts in items.into_iter().map(|item| item.amounts()) {
+        if let Some(reason) = amounts.rejection_reason {
+            reasons.add(reason, &amounts);
+        }
+    }
+    reasons.finish()
 }
 
 /// The `n` endpoints with the most requests, in descending order; ties are ordered by name.

@@ -17,7 +17,7 @@ use super::{Summary, Totals};
 use crate::id::KeyId;
 use crate::usage::{Granularity, LatencyHistogram, Rollup};
 
-/// The optional parts of a [`Summary`], besides totals overall and by method, status and endpoint.
+/// The optional parts of a [`Summary`], besides totals overall and by method, status, rejection reason and endpoint.
 ///
 /// By default a summary has none of them, since they take extra time, and totals by key may be numerous.
 /// Serialization fails for zones that [`OverTime`](super::OverTime) cannot serialize.
@@ -213,6 +213,7 @@ impl<'a> Pass<'a> {
             totals,
             by_method,
             by_status: sums.statuses.finish(),
+            by_rejection_reason: sums.rejections.finish(),
             by_endpoint: super::owned(sums.endpoints),
             by_key: self.keys.map(Groups::finish),
             over_time: self.buckets.map(Buckets::finish),

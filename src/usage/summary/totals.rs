@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::usage::saturating::{self, add};
-use crate::usage::{Cause, Outcome};
+use crate::usage::{Cause, Outcome, RejectionReason};
 
 /// The number of requests by outcome, with their total cost, billable part and body sizes.
 ///
@@ -32,6 +32,7 @@ const NO_CAUSE: usize = Cause::ALL.len();
 pub struct Amounts {
     pub(super) outcome: Outcome,
     pub(super) cause: Option<Cause>,
+    pub(super) rejection_reason: Option<RejectionReason>,
     pub(super) billable: bool,
     pub(super) count: u64,
     pub(super) cost: u64,
@@ -221,6 +222,7 @@ mod tests {
         Amounts {
             outcome,
             cause,
+            rejection_reason: None,
             billable: outcome == Outcome::Completed,
             count,
             cost: 2,

@@ -10,7 +10,8 @@ use super::names;
 use crate::id::KeyId;
 use crate::usage::summary::{self, TimeBucket};
 use crate::usage::{
-    Cause, Granularity, LatencyHistogram, LatencyQuantiles, Method, Outcome, Status, StatusClass,
+    Cause, Granularity, LatencyHistogram, LatencyQuantiles, Method, Outcome, RejectionReason,
+    Status, StatusClass,
 };
 
 /// Totals over requests.
@@ -114,6 +115,12 @@ rows! {
         #[schema(value_type = names::StatusClass)]
         class: StatusClass
     }
+    /// Requests that were rejected for this reason.
+    RejectionReasonRow {
+        /// The rejection reason.
+        #[schema(value_type = names::RejectionReason)]
+        reason: RejectionReason
+    }
     /// Requests to this endpoint.
     EndpointRow {
         /// The endpoint.
@@ -139,6 +146,8 @@ pub(crate) struct Summary {
     by_status: Vec<StatusRow>,
     /// Totals by class of the response status.
     by_status_class: Vec<StatusClassRow>,
+    /// Totals by rejection reason, of requests that were rejected.
+    by_rejection_reason: Vec<RejectionReasonRow>,
     /// The endpoints with the most requests, in descending order.
     top_endpoints: Vec<EndpointRow>,
     /// The keys with the most requests, in descending order. Empty if the summary is for one key.
@@ -161,12 +170,14 @@ impl Summary {
         let classes = summary.by_status_class();
         let endpoints = summary.top_endpoints(top).into_iter();
         let keys = summary.top_keys(top);
+        let reasons = summary.by_rejection_reason.iter();
         let latency = summary.latency.as_ref().map(LatencyHistogram::quantiles);
         Self {
             totals: (&summary.totals).into(),
             by_method: rows(summary.by_method.iter().map(|(name, it)| (*name, it))),
             by_status: rows(summary.by_status.iter().map(|(name, it)| (*name, it))),
             by_status_class: rows(classes.iter().map(|(name, it)| (*name, it))),
+            by_rejection_reason: rows(reasons.map(|(name, it)| (*name, it))),
             top_endpoints: rows(endpoints.map(|(name, it)| (name.clone(), it))),
             top_keys: rows(keys),
             latency: latency.unwrap_or_default().into(),

@@ -8,7 +8,9 @@ use http::header::AUTHORIZATION;
 use keytally::ApiKeyLayer;
 use keytally::backend::MemoryBackend;
 use keytally::key::NewKey;
-use keytally::usage::{Batch, Method, Outcome, Recorder, Status, UsageEvent, UsageSink};
+use keytally::usage::{
+    Batch, Cause, Method, Outcome, Recorder, RejectionReason, Status, UsageEvent, UsageSink,
+};
 use serde_json::{Value, json};
 
 use super::{Api, ask};
@@ -82,6 +84,45 @@ async fn a_summary_covers_the_filtered_requests() {
         .get("/usage?from=2026-11-01T10:00:00Z&to=2026-11-01T10:05:00Z")
         .await;
     assert_eq!(first.with(200)["totals"]["total"], 5);
+}
+
+#[tokio::test]
+async fn rejected_requests_are_summed_and_found_by_reason() {
+    let reasons = [
+        RejectionReason::ClientIp,
+        RejectionReason::Scope,
+        RejectionReason::ClientIp,
+    ];
+    let events = reasons.map(|reason| {
+        let mut event = UsageEvent::new("2026-11-01T10:00:00Z".parse().unwrap());
+        event.status = Status::Http(403);
+        (event.outcome, event.cause) = (Outcome::Failed, Some(Cause::Rejected));
+        event.rejection_reason = Some(reason);
+        event
+    });
+    let backend = MemoryBackend::new();
+    let completed = UsageEvent::new(events[0].time);
+    let all = events.into_iter().chain([completed]).collect();
+    backend.write(&Batch::new(all)).await.unwrap();
+    let api = Api::over(backend);
+    let summary = api.get("/usage").await.with(200);
+    let rows = summary["by_rejection_reason"].as_array().unwrap().iter();
+    let rows: Vec<_> = rows
+        .map(|row| (&row["reason"], &row["totals"]["failures"]["rejected"]))
+        .collect();
+    let (address, scope) = ((json!("client_ip"), json!(2)), (json!("scope"), json!(1)));
+    assert_eq!(rows, [(&address.0, &address.1), (&scope.0, &scope.1)]);
+    for (filter, found) in [
+        ("rejection_reason=client_ip", 2),
+        ("rejection_reason=scope&cause=rejected", 1),
+        ("rejection_reason=scope&cause=client_error", 0),
+        ("rejection_reason=revoked", 0),
+    ] {
+        let page = api.get(&format!("/log?{filter}")).await.with(200);
+        assert_eq!(page["items"].as_array().unwrap().len(), found, "{filter}");
+    }
+    let odd = api.get("/log?rejection_reason=odd").await.with(400);
+    assert_eq!(odd["errors"][0]["parameter"], "rejection_reason");
 }
 
 #[tokio::test]
@@ -169,6 +210,7 @@ async fn filters_apply_to_list_count_and_export() {
         ("owner=customer-17&method=POST", 5),
         ("outcome=failed", 1),
         ("cause=server_error", 1),
+        ("rejection_reason=scope", 0),
         ("status=500", 1),
         ("status_class=2xx", 10),
         ("endpoint=/v1/orders/%7Bid%7D", 4),

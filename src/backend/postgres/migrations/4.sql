@@ -45,6 +45,7 @@ CREATE TABLE {prefix}kinds (
     grpc_status integer,
     outcome text NOT NULL,
     cause text,
+    rejection_reason text,
     status_class text NOT NULL,
     billable boolean NOT NULL,
     last_seen_day bigint NOT NULL,
@@ -52,13 +53,14 @@ CREATE TABLE {prefix}kinds (
 );
 COMMENT ON TABLE {prefix}kinds IS 'Attributes that many requests share, referenced by kind_id.';
 COMMENT ON COLUMN {prefix}kinds.id IS 'Referenced by kind_id in other tables.';
-COMMENT ON COLUMN {prefix}kinds.hash IS 'A hash of the attributes from method to cause, and of billable.';
+COMMENT ON COLUMN {prefix}kinds.hash IS 'A hash of the attributes from method to rejection_reason, and of billable.';
 COMMENT ON COLUMN {prefix}kinds.method IS 'The HTTP method, or OTHER.';
 COMMENT ON COLUMN {prefix}kinds.endpoint IS 'The route template, or the full name of a gRPC method.';
 COMMENT ON COLUMN {prefix}kinds.http_status IS 'The HTTP status. NULL for gRPC and without a response.';
 COMMENT ON COLUMN {prefix}kinds.grpc_status IS 'The gRPC status code. NULL for HTTP and without a response.';
 COMMENT ON COLUMN {prefix}kinds.outcome IS 'completed, failed or rate_limited.';
 COMMENT ON COLUMN {prefix}kinds.cause IS 'Why the request failed. NULL unless it did.';
+COMMENT ON COLUMN {prefix}kinds.rejection_reason IS 'Why the requests were rejected. NULL if they were not, and in kinds of before schema version 4.';
 COMMENT ON COLUMN {prefix}kinds.status_class IS '2xx and so on; none without a response.';
 COMMENT ON COLUMN {prefix}kinds.billable IS 'Whether the requests are billable.';
 COMMENT ON COLUMN {prefix}kinds.last_seen_day IS 'The last day of a recorded request, in days since 1970-01-01.';
@@ -275,12 +277,12 @@ CREATE OR REPLACE VIEW {prefix}request_log AS
 CREATE OR REPLACE VIEW {prefix}usage_by_minute AS
     SELECT t.start, c.key_id, c.owner, k.method, k.endpoint, k.http_status, k.grpc_status,
         k.status_class, k.outcome, k.cause, t.count, t.cost, t.request_bytes, t.response_bytes,
-        CASE WHEN k.billable THEN t.cost ELSE 0 END AS billable_cost
+        CASE WHEN k.billable THEN t.cost ELSE 0 END AS billable_cost, k.rejection_reason
     FROM {prefix}new_minutes t JOIN {prefix}callers c ON c.id = t.caller_id JOIN {prefix}kinds k ON k.id = t.kind_id;
 CREATE OR REPLACE VIEW {prefix}usage_by_hour AS
     SELECT t.start, c.key_id, c.owner, k.method, k.endpoint, k.http_status, k.grpc_status,
         k.status_class, k.outcome, k.cause, t.count, t.cost, t.request_bytes, t.response_bytes,
-        CASE WHEN k.billable THEN t.cost ELSE 0 END AS billable_cost
+        CASE WHEN k.billable THEN t.cost ELSE 0 END AS billable_cost, k.rejection_reason
     FROM (SELECT caller_id, start, kind_id, count, cost, request_bytes, response_bytes FROM {prefix}new_hours
         UNION ALL
         SELECT caller_id, date_trunc('hour', start, 'UTC'), kind_id,
@@ -472,7 +474,7 @@ COMMENT ON FUNCTION {prefix}rollups_of IS 'Decodes {unqualified_prefix}rollup_re
 CREATE VIEW {prefix}unmerged_usage_by_minute AS
     SELECT t.start, c.key_id, c.owner, k.method, k.endpoint, k.http_status, k.grpc_status,
         k.status_class, k.outcome, k.cause, t.count, t.cost, t.request_bytes, t.response_bytes,
-        CASE WHEN k.billable THEN t.cost ELSE 0 END AS billable_cost
+        CASE WHEN k.billable THEN t.cost ELSE 0 END AS billable_cost, k.rejection_reason
     FROM {prefix}rollup_records r, {prefix}rollups_of(r.rollups) t
     JOIN {prefix}callers c ON c.id = t.caller_id JOIN {prefix}kinds k ON k.id = t.kind_id
     WHERE NOT r.unreadable AND r.format = 1;

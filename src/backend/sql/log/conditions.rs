@@ -16,6 +16,7 @@ pub(super) fn filters_kinds(filter: &LogFilter) -> bool {
         to: _,
         outcome,
         cause,
+        rejection_reason,
         method,
         endpoint,
         status,
@@ -25,6 +26,7 @@ pub(super) fn filters_kinds(filter: &LogFilter) -> bool {
     } = filter;
     outcome.is_some()
         || cause.is_some()
+        || rejection_reason.is_some()
         || method.is_some()
         || endpoint.is_some()
         || status.is_some()
@@ -56,6 +58,14 @@ pub(super) fn kind_condition(sql: &mut Statement, filter: &LogFilter) -> String 
         if let Some(value) = value {
             condition.push_str(&format!(" AND {column} = {}", sql.placeholder(value)));
         }
+    }
+    if let Some(reason) = filter.rejection_reason {
+        let place = sql.placeholder(reason.as_str());
+        // Kinds of before schema version 4 are without the reason, which only the requests have.
+        condition.push_str(&format!(
+            " AND (rejection_reason = {place} OR rejection_reason IS NULL
+                AND (cause = 'rejected' OR outcome = 'rate_limited'))"
+        ));
     }
     if let Some(status) = filter.status {
         let (http, grpc) = status_codes(status);

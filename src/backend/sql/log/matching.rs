@@ -6,7 +6,7 @@ use super::conditions::{caller_condition, filters_callers, filters_kinds, kind_c
 use crate::backend::sql::engine::{Row, Session, Statement};
 use crate::backend::sql::names::Names;
 use crate::backend::sql::value::required;
-use crate::usage::LogFilter;
+use crate::usage::{LogFilter, RejectionReason};
 
 /// The maximum number of callers to look up in the index.
 const FEW_CALLERS: usize = 500;
@@ -17,6 +17,8 @@ pub(super) struct Matching {
     pub(super) callers: Callers,
     /// `None` if any kind matches.
     pub(super) kinds: Option<Vec<i64>>,
+    /// A condition on requests, since kinds of before schema version 4 match for several reasons.
+    pub(super) rejection_reason: Option<RejectionReason>,
 }
 
 #[derive(Debug, Clone)]
@@ -66,7 +68,11 @@ impl Matching {
             kinds = Some(ids(session, sql).await?);
         }
         let is_possible = kinds.as_ref().is_none_or(|kinds| !kinds.is_empty());
-        Ok(is_possible.then_some(Self { callers, kinds }))
+        Ok(is_possible.then_some(Self {
+            callers,
+            kinds,
+            rejection_reason: filter.rejection_reason,
+        }))
     }
 }
 

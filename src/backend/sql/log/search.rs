@@ -81,6 +81,10 @@ impl<'a> Search<'a> {
         if let Some(kinds) = &matching.kinds {
             and(sql.is_one_of(names, &kind, kinds));
         }
+        if let Some(reason) = matching.rejection_reason {
+            let place = sql.placeholder(reason.as_str());
+            and(format!("r.rejection_reason = {place}"));
+        }
         if let Some(id) = path.resource_id.as_deref() {
             let place = sql.placeholder(id);
             and(match &path.id {

@@ -11,19 +11,22 @@ use super::search::Search;
 use super::segments::Segments;
 use crate::backend::SqliteBackend;
 use crate::backend::sql::{Dialect, Names, Statement};
-use crate::usage::{Cause, LogFilter, Method, Outcome, Status, StatusClass};
+use crate::usage::{Cause, LogFilter, Method, Outcome, RejectionReason, Status, StatusClass};
 use uuid::Uuid;
 
 type Set = fn(&mut LogFilter);
 
 /// A value for every field.
-const FIELDS: [(&str, Set); 13] = [
+const FIELDS: [(&str, Set); 14] = [
     ("key", |it| it.key = "3fK9aB0000zzZZ19".parse().ok()),
     ("owner", |it| it.owner = Some("customer-17".into())),
     ("from", |it| it.from = Some(Timestamp::UNIX_EPOCH)),
     ("to", |it| it.to = Some(Timestamp::UNIX_EPOCH)),
     ("outcome", |it| it.outcome = Some(Outcome::Failed)),
     ("cause", |it| it.cause = Some(Cause::ALL[0])),
+    ("rejection_reason", |it| {
+        it.rejection_reason = Some(RejectionReason::Revoked)
+    }),
     ("method", |it| it.method = Some(Method::Get)),
     ("endpoint", |it| it.endpoint = Some("/v1".into())),
     ("status", |it| it.status = Some(Status::Http(200))),
@@ -105,6 +108,7 @@ fn matching(filter: &LogFilter) -> Vec<Matching> {
         kinds.clone().into_iter().map(move |kinds| Matching {
             callers: callers.clone(),
             kinds,
+            rejection_reason: filter.rejection_reason,
         })
     };
     callers.iter().flat_map(of).collect()

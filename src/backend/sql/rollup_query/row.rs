@@ -50,6 +50,7 @@ impl Attributes {
                 method: parsed(required(row.text("method")?)?)?,
                 endpoint: required(row.text("endpoint")?)?.into(),
                 status: status(row)?,
+                rejection_reason: row.text("rejection_reason")?.map(parse_name).transpose()?,
                 ..empty_rollup(row)?
             };
             self.kinds.insert(required(row.integer("id")?)?, kind);
@@ -135,7 +136,7 @@ impl Attributes {
     }
 }
 
-/// An empty rollup with the outcome and the cause of a row.
+/// An empty rollup with the outcome and the cause of a row, billable or not.
 fn empty_rollup(row: &impl Row) -> Result<Rollup, SqlError> {
     Ok(Rollup {
         key: None,
@@ -147,6 +148,7 @@ fn empty_rollup(row: &impl Row) -> Result<Rollup, SqlError> {
         status: Status::None,
         outcome: parse_name(required(row.text("outcome")?)?)?,
         cause: row.text("cause")?.map(parse_name).transpose()?,
+        rejection_reason: None,
         billable: row.boolean("billable")?,
         count: 0,
         cost: 0,

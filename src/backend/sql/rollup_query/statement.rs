@@ -64,7 +64,7 @@ pub(super) fn callers_of(names: &Names, range: &UsageRange) -> Statement {
 
 /// Selects all kinds.
 pub(super) fn kinds(names: &Names) -> Statement {
-    let kinds = "SELECT id, method, endpoint, http_status, grpc_status, outcome, cause, billable
+    let kinds = "SELECT id, method, endpoint, http_status, grpc_status, outcome, cause, rejection_reason, billable
         FROM {prefix}kinds";
     Statement::new(names, kinds)
 }

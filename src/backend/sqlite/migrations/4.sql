@@ -15,7 +15,7 @@ CREATE TABLE {prefix}callers (
 -- Attributes that many requests share.
 CREATE TABLE {prefix}kinds (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
-    -- A hash of the attributes from method to cause, and of billable.
+    -- A hash of the attributes from method to rejection_reason, and of billable.
     hash BLOB NOT NULL UNIQUE,
     method TEXT NOT NULL,
     endpoint TEXT NOT NULL,
@@ -23,6 +23,8 @@ CREATE TABLE {prefix}kinds (
     grpc_status INTEGER,
     outcome TEXT NOT NULL,
     cause TEXT,
+    -- NULL unless the requests were rejected, and in kinds of before this version.
+    rejection_reason TEXT,
     status_class TEXT NOT NULL,
     billable INTEGER NOT NULL,
     last_seen_day INTEGER NOT NULL,
@@ -249,12 +251,12 @@ CREATE VIEW {prefix}request_log AS
 CREATE VIEW {prefix}usage_by_minute AS
     SELECT t.start, c.key_id, c.owner, k.method, k.endpoint, k.http_status, k.grpc_status,
         k.status_class, k.outcome, k.cause, t.count, t.cost, t.request_bytes, t.response_bytes,
-        CASE WHEN k.billable THEN t.cost ELSE 0 END AS billable_cost
+        CASE WHEN k.billable THEN t.cost ELSE 0 END AS billable_cost, k.rejection_reason
     FROM {prefix}minutes t JOIN {prefix}callers c ON c.id = t.caller_id JOIN {prefix}kinds k ON k.id = t.kind_id;
 CREATE VIEW {prefix}usage_by_hour AS
     SELECT t.start, c.key_id, c.owner, k.method, k.endpoint, k.http_status, k.grpc_status,
         k.status_class, k.outcome, k.cause, t.count, t.cost, t.request_bytes, t.response_bytes,
-        CASE WHEN k.billable THEN t.cost ELSE 0 END AS billable_cost
+        CASE WHEN k.billable THEN t.cost ELSE 0 END AS billable_cost, k.rejection_reason
     FROM (SELECT caller_id, start, kind_id, count, cost, request_bytes, response_bytes FROM {prefix}hours
         UNION ALL
         SELECT caller_id, start - (start % 3600000000 + 3600000000) % 3600000000, kind_id, sum(count), sum(cost),
