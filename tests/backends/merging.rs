@@ -103,6 +103,7 @@ async fn assert_exact<B: Backend>(backend: &B, events: &[UsageEvent]) {
     let spec = SummarySpec::new()
         .latency()
         .by_key()
+        .by_owner()
         .over_time(Granularity::Minute, TimeZone::UTC);
     let of_minutes = UsageRange::new()
         .from(Granularity::Minute.floor(now - 7.minutes()))

@@ -142,6 +142,7 @@ prop_compose! {
 prop_compose! {
     fn spec()(
         by_key in any::<bool>(),
+        by_owner in any::<bool>(),
         latency in any::<bool>(),
         over_time in 0..4_u8,
         width in 0..Granularity::ALL.len(),
@@ -150,6 +151,9 @@ prop_compose! {
         let mut spec = SummarySpec::new();
         if by_key {
             spec = spec.by_key();
+        }
+        if by_owner {
+            spec = spec.by_owner();
         }
         if latency {
             spec = spec.latency();

@@ -150,7 +150,11 @@ fn specs() -> impl Strategy<Value = SummarySpec> {
 }
 
 fn full_spec() -> SummarySpec {
-    SummarySpec::new().by_key().latency().latency_by_endpoint()
+    SummarySpec::new()
+        .by_key()
+        .by_owner()
+        .latency()
+        .latency_by_endpoint()
 }
 
 /// Asserts that the parts of a summary equal the results of the individual functions.
@@ -163,6 +167,7 @@ fn check_parts<T: Aggregate>(summary: &Summary, items: &[T]) {
         summary::by_rejection_reason(items)
     );
     assert_eq!(summary.by_key, Some(summary::by_key(items)));
+    assert_eq!(summary.by_owner, Some(summary::by_owner(items)));
     let mut latency = LatencyHistogram::new();
     items.iter().for_each(|item| item.add_latency(&mut latency));
     assert_eq!(summary.latency, Some(latency));
@@ -246,6 +251,10 @@ proptest! {
         summary.by_status.iter().for_each(|(name, totals)| check(totals, &|group| group.1 == *name));
         summary.by_endpoint.iter().for_each(|(name, totals)| check(totals, &|group| *group.2 == **name));
         prop_assert_eq!(summary.by_endpoint.len(), summary.top_endpoints(usize::MAX).len());
+        for (owner, totals) in summary.by_owner.iter().flatten() {
+            let of_owner = events.iter().filter(|event| event.owner.as_ref() == Some(owner));
+            prop_assert_eq!(totals.total(), of_owner.count() as u64);
+        }
         for reason in RejectionReason::ALL {
             let of_reason = events.iter().filter(|event| event.rejection_reason == Some(reason));
             let totals = summary.by_rejection_reason.get(&reason);

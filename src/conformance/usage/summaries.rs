@@ -66,7 +66,7 @@ fn specs() -> [SummarySpec; 5] {
     let kathmandu = Offset::from_seconds(20_700).map_or(TimeZone::UTC, TimeZone::fixed);
     [
         SummarySpec::new(),
-        SummarySpec::new().by_key(),
+        SummarySpec::new().by_key().by_owner(),
         SummarySpec::new()
             .latency()
             .latency_by_endpoint()
@@ -210,7 +210,7 @@ where
     B: UsageReader + ?Sized,
 {
     let range = UsageRange::new().from(traffic.start);
-    let spec = SummarySpec::new().by_key();
+    let spec = SummarySpec::new().by_key().by_owner();
     let expected = spec.summarize(events);
     let totals = backend.totals_by_key(&range).await;
     let totals = Some(succeeds(totals, "a query for totals of all keys succeeds"));
@@ -230,6 +230,15 @@ where
             &of(&expected.by_key),
             "totals of all keys include each key",
         );
+    }
+    let rule = "a summary of all keys includes the requests of each owner";
+    for owner in &traffic.owners {
+        let of = |by_owner: &Option<BTreeMap<_, _>>| {
+            by_owner
+                .as_ref()
+                .and_then(|owners| owners.get(owner).cloned())
+        };
+        equal(&of(&summary.by_owner), &of(&expected.by_owner), rule);
     }
     let rule = "a summary of all keys includes anonymous requests";
     for endpoint in &traffic.endpoints {

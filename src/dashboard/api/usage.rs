@@ -17,7 +17,7 @@ use crate::web::Problem;
 use crate::web::schema::{OverTime, Spikes, Summary, names};
 use crate::web::{Query, at_most, in_order};
 
-/// The default maximum number of endpoints and keys in a summary.
+/// The default maximum number of endpoints, keys and owners in a summary.
 const TOP: usize = 10;
 
 const MAX_TOP: usize = 1_000;
@@ -38,12 +38,12 @@ pub(super) struct Wanted {
     /// Only requests that started before this time.
     #[param(value_type = Option<String>, format = DateTime)]
     to: Option<Timestamp>,
-    /// The maximum number of endpoints and keys. 10 by default.
+    /// The maximum number of endpoints, keys and owners. 10 by default.
     #[param(minimum = 1, maximum = 1000)]
     top: Option<usize>,
 }
 
-/// Summarizes usage: totals, breakdowns, top endpoints and keys, and latency.
+/// Summarizes usage: totals, breakdowns, top endpoints, keys and owners, and latency.
 #[utoipa::path(
     get, path = "/usage",
     operation_id = "summarize_usage",
@@ -62,7 +62,7 @@ pub(super) async fn summary(
     let top = at_most(MAX_TOP, "top", wanted.top)?.unwrap_or(TOP);
     let mut spec = SummarySpec::new().latency();
     if wanted.key.is_none() {
-        spec = spec.by_key();
+        spec = spec.by_key().by_owner();
     }
     let mut range = UsageRange::new();
     range.key = wanted.key;

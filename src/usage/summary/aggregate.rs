@@ -22,6 +22,7 @@ pub(super) mod sealed {
     pub trait Sealed {
         fn time(&self) -> Timestamp;
         fn key(&self) -> Option<KeyId>;
+        fn owner(&self) -> Option<&Arc<str>>;
         fn method(&self) -> Method;
         fn endpoint(&self) -> &Arc<str>;
         fn status(&self) -> Status;
@@ -38,6 +39,11 @@ pub(super) mod sealed {
         #[inline]
         fn key(&self) -> Option<KeyId> {
             self.key
+        }
+
+        #[inline]
+        fn owner(&self) -> Option<&Arc<str>> {
+            self.owner.as_ref()
         }
 
         #[inline]
@@ -82,6 +88,10 @@ pub(super) mod sealed {
 
         fn key(&self) -> Option<KeyId> {
             self.key
+        }
+
+        fn owner(&self) -> Option<&Arc<str>> {
+            self.owner.as_ref()
         }
 
         fn method(&self) -> Method {

@@ -71,6 +71,10 @@ pub struct Summary {
     /// The totals by key, if [requested](SummarySpec::by_key). The key `None` stands for anonymous requests.
     #[serde(default, with = "by_key_as_list")]
     pub by_key: Option<BTreeMap<Option<KeyId>, Totals>>,
+    /// The totals by owner of the keys, if [requested](SummarySpec::by_owner). Without requests of keys that have no
+    /// owner.
+    #[serde(default)]
+    pub by_owner: Option<BTreeMap<Arc<str>, Totals>>,
     /// The totals over time, if [requested](SummarySpec::over_time).
     #[serde(default)]
     pub over_time: Option<OverTime>,
@@ -103,6 +107,9 @@ impl Summary {
         merge_maps(&mut self.by_rejection_reason, other.by_rejection_reason);
         merge_maps(&mut self.by_endpoint, other.by_endpoint);
         self.by_key = both(self.by_key.take(), other.by_key, |mine, theirs| {
+            merge_maps(mine, theirs);
+        });
+        self.by_owner = both(self.by_owner.take(), other.by_owner, |mine, theirs| {
             merge_maps(mine, theirs);
         });
         let is_compatible = |mine: &OverTime, theirs: &OverTime| {
@@ -140,6 +147,12 @@ impl Summary {
     pub fn top_keys(&self, n: usize) -> Vec<(Option<KeyId>, &Totals)> {
         let keys = self.by_key.iter().flatten();
         top(keys.map(|(key, totals)| (*key, totals)), n)
+    }
+
+    /// The `n` owners with the most requests, in descending order; ties are ordered by name. Empty unless the
+    /// summary is [by owner](SummarySpec::by_owner).
+    pub fn top_owners(&self, n: usize) -> Vec<(&Arc<str>, &Totals)> {
+        top(self.by_owner.iter().flatten(), n)
     }
 
     /// The totals by status class.
@@ -212,11 +225,22 @@ pub fn by_key<'a, T: Aggregate + 'a>(
     group(items, |item| item.key())
 }
 
-fn owned(endpoints: Groups<&Arc<str>>) -> BTreeMap<Arc<str>, Totals> {
-    let endpoints = endpoints.finish().into_iter();
-    endpoints
-        .map(|(name, totals)| (name.clone(), totals))
-        .collect()
+/// The totals by owner of the keys. Without requests of keys that have no owner.
+pub fn by_owner<'a, T: Aggregate + 'a>(
+    items: impl IntoIterator<Item = &'a T>,
+) -> BTreeMap<Arc<str>, Totals> {
+    let mut owners = Groups::new();
+    for item in items {
+        if let Some(owner) = item.owner() {
+            owners.add(owner, &item.amounts());
+        }
+    }
+    owned(owners)
+}
+
+fn owned(texts: Groups<&Arc<str>>) -> BTreeMap<Arc<str>, Totals> {
+    let texts = texts.finish().into_iter();
+    texts.map(|(name, totals)| (name.clone(), totals)).collect()
 }
 
 fn merge_maps<K: Ord>(mine: &mut BTreeMap<K, Totals>, theirs: BTreeMap<K, Totals>) {

@@ -26,6 +26,7 @@ use crate::usage::{Granularity, LatencyHistogram, Rollup};
 #[must_use]
 pub struct SummarySpec {
     by_key: bool,
+    by_owner: bool,
     over_time: Option<Grid>,
     latency: bool,
     latency_by_endpoint: bool,
@@ -48,6 +49,12 @@ impl SummarySpec {
     /// Adds totals by key, in [`Summary::by_key`].
     pub fn by_key(mut self) -> Self {
         self.by_key = true;
+        self
+    }
+
+    /// Adds totals by owner, in [`Summary::by_owner`].
+    pub fn by_owner(mut self) -> Self {
+        self.by_owner = true;
         self
     }
 
@@ -96,6 +103,12 @@ impl SummarySpec {
     #[cfg_attr(not(feature = "_sql"), expect(dead_code))]
     pub(crate) fn has_keys(&self) -> bool {
         self.by_key
+    }
+
+    /// Whether totals by owner are requested.
+    #[cfg_attr(not(feature = "_sql"), expect(dead_code))]
+    pub(crate) fn has_owners(&self) -> bool {
+        self.by_owner
     }
 
     /// Whether latencies are requested.
@@ -168,6 +181,7 @@ impl SummarySpec {
 struct Pass<'a> {
     cells: Accumulator<'a>,
     keys: Option<Groups<Option<KeyId>>>,
+    owners: Option<Groups<&'a Arc<str>>>,
     buckets: Option<Buckets>,
     latency: Option<LatencyHistogram>,
     latency_by_endpoint: Option<HashMap<&'a Arc<str>, LatencyHistogram, RandomState>>,
@@ -179,6 +193,7 @@ impl<'a> Pass<'a> {
         Self {
             cells: Accumulator::new(),
             keys: spec.by_key.then(Groups::new),
+            owners: spec.by_owner.then(Groups::new),
             buckets: buckets.map(|grid| Buckets::new(grid.width, &grid.zone)),
             latency: spec.latency.then(LatencyHistogram::new),
             latency_by_endpoint: spec.latency_by_endpoint.then(HashMap::default),
@@ -192,6 +207,9 @@ impl<'a> Pass<'a> {
             .add(item.method(), item.status(), item.endpoint(), &amounts);
         if let Some(keys) = &mut self.keys {
             keys.add(item.key(), &amounts);
+        }
+        if let (Some(owners), Some(owner)) = (&mut self.owners, item.owner()) {
+            owners.add(owner, &amounts);
         }
         if let Some(buckets) = &mut self.buckets {
             buckets.add(item.time(), &amounts);
@@ -216,6 +234,7 @@ impl<'a> Pass<'a> {
             by_rejection_reason: sums.rejections.finish(),
             by_endpoint: super::owned(sums.endpoints),
             by_key: self.keys.map(Groups::finish),
+            by_owner: self.owners.map(super::owned),
             over_time: self.buckets.map(Buckets::finish),
             latency: self.latency,
             latency_by_endpoint: self.latency_by_endpoint.map(|endpoints| {
@@ -239,12 +258,12 @@ mod tests {
     fn requested_parts_are_reported() {
         let nothing = SummarySpec::new();
         assert_eq!(nothing.grid(), None);
-        assert!(!nothing.has_keys() && !nothing.has_latency());
+        assert!(!nothing.has_keys() && !nothing.has_owners() && !nothing.has_latency());
         let hourly = nothing.clone().over_time(Granularity::Hour, TimeZone::UTC);
         assert_eq!(hourly.grid(), Some((Granularity::Hour, &TimeZone::UTC)));
         assert!(nothing.clone().latency_by_endpoint().has_latency());
-        let all = hourly.by_key().latency();
-        assert!(all.has_keys() && all.has_latency());
-        assert_eq!(all.without_grid(), nothing.by_key().latency());
+        let all = hourly.by_key().by_owner().latency();
+        assert!(all.has_keys() && all.has_owners() && all.has_latency());
+        assert_eq!(all.without_grid(), nothing.by_key().by_owner().latency());
     }
 }

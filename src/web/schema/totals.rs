@@ -127,6 +127,12 @@ rows! {
         #[schema(value_type = String)]
         endpoint: Arc<str>
     }
+    /// Requests with keys of this owner.
+    OwnerRow {
+        /// The owner.
+        #[schema(value_type = String)]
+        owner: Arc<str>
+    }
     /// Requests with this key.
     KeyRow {
         /// The key id; `null` for requests without a key.
@@ -152,6 +158,8 @@ pub(crate) struct Summary {
     top_endpoints: Vec<EndpointRow>,
     /// The keys with the most requests, in descending order. Empty if the summary is for one key.
     top_keys: Vec<KeyRow>,
+    /// The owners with the most requests, in descending order. Empty if the summary is for one key.
+    top_owners: Vec<OwnerRow>,
     /// The latency of the requests.
     latency: Latency,
     /// Whether the summary covers exactly the range. If `false`, a rollup (of a minute, or of 15 minutes or an hour for
@@ -160,7 +168,7 @@ pub(crate) struct Summary {
 }
 
 impl Summary {
-    /// A summary with at most `top` endpoints and keys.
+    /// A summary with at most `top` endpoints, keys and owners.
     pub(crate) fn of(summary: &summary::Summary, top: usize) -> Self {
         fn rows<'a, N, R: From<(N, &'a summary::Totals)>>(
             all: impl IntoIterator<Item = (N, &'a summary::Totals)>,
@@ -170,6 +178,7 @@ impl Summary {
         let classes = summary.by_status_class();
         let endpoints = summary.top_endpoints(top).into_iter();
         let keys = summary.top_keys(top);
+        let owners = summary.top_owners(top).into_iter();
         let reasons = summary.by_rejection_reason.iter();
         let latency = summary.latency.as_ref().map(LatencyHistogram::quantiles);
         Self {
@@ -180,6 +189,7 @@ impl Summary {
             by_rejection_reason: rows(reasons.map(|(name, it)| (*name, it))),
             top_endpoints: rows(endpoints.map(|(name, it)| (name.clone(), it))),
             top_keys: rows(keys),
+            top_owners: rows(owners.map(|(name, it)| (name.clone(), it))),
             latency: latency.unwrap_or_default().into(),
             exact: summary.exact,
         }

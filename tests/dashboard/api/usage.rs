@@ -61,6 +61,8 @@ async fn a_summary_covers_the_filtered_requests() {
     assert_eq!(all["totals"]["total"], 11);
     assert_eq!(all["top_keys"].as_array().unwrap().len(), 1);
     assert_eq!(all["top_keys"][0]["key"], KEY);
+    assert_eq!(all["top_owners"][0]["owner"], "customer-17");
+    assert_eq!(all["top_owners"][0]["totals"]["total"], 10);
     let one = api.get(&format!("/usage?key={KEY}")).await.with(200);
     let totals = &one["totals"];
     assert_eq!(
@@ -75,6 +77,7 @@ async fn a_summary_covers_the_filtered_requests() {
     assert_eq!(one["top_endpoints"][0]["endpoint"], "/v1/orders");
     assert_eq!(one["top_endpoints"][0]["totals"]["total"], 6);
     assert_eq!(one["top_keys"], json!([]));
+    assert_eq!(one["top_owners"], json!([]));
     let p99 = one["latency"]["p99_us"].as_u64().unwrap();
     assert!((940..=1_060).contains(&p99), "{p99}");
     let none = api.get("/usage?owner=nobody").await.with(200);

@@ -22,7 +22,7 @@ use sqlx::Error as SqlError;
 use self::caller_totals::caller_totals;
 use self::range_cover::{Widths, bounded, cover_range, is_exact};
 use self::row::{Attributes, key_rollup};
-use self::statement::{Callers, by_key, by_outcome, by_series, callers_of, extent, kinds};
+use self::statement::{Callers, by_caller, by_outcome, by_series, callers_of, extent, kinds};
 use self::time_buckets::{Section, TimeBuckets, sections};
 use self::unmerged::unmerged;
 use super::engine::{Engine, Row, Session, Statement};
@@ -62,9 +62,11 @@ pub(in crate::backend::sql) async fn summary<E: Engine>(
     let rollups = rollups.iter().chain(&unmerged);
     let mut summary = spec.without_grid().summarize(rollups);
     summary.exact = is_exact;
-    // Without a filter, the rollups above are not grouped by key.
-    if is_unfiltered && spec.has_keys() {
-        summary.by_key = Some(snapshot.totals_by_key(engine, range).await?);
+    // Without a filter, the rollups above are not grouped by caller.
+    if is_unfiltered && (spec.has_keys() || spec.has_owners()) {
+        let rollups = snapshot.totals_by_caller(engine, range).await?;
+        summary.by_key = spec.has_keys().then(|| summary::by_key(&rollups));
+        summary.by_owner = spec.has_owners().then(|| summary::by_owner(&rollups));
     }
     if let Some((width, zone)) = spec.grid() {
         let now = as_micros(Timestamp::now());
@@ -89,7 +91,10 @@ pub(in crate::backend::sql) async fn totals_by_key<E: Engine>(
     range: &UsageRange,
 ) -> Result<BTreeMap<Option<KeyId>, Totals>, SqlError> {
     match Snapshot::open(engine, range).await?.0 {
-        Some(mut snapshot) => snapshot.totals_by_key(engine, range).await,
+        Some(mut snapshot) => {
+            let rollups = snapshot.totals_by_caller(engine, range).await?;
+            Ok(summary::by_key(&rollups))
+        }
         None => Ok(BTreeMap::new()),
     }
 }
@@ -197,11 +202,12 @@ impl<S: Session> Snapshot<S> {
         Ok((Some(snapshot), is_exact))
     }
 
-    async fn totals_by_key<E: Engine<Session = S>>(
+    /// The totals of a range by caller, as rollups. Several rollups may have the same caller.
+    async fn totals_by_caller<E: Engine<Session = S>>(
         &mut self,
         engine: &E,
         range: &UsageRange,
-    ) -> Result<BTreeMap<Option<KeyId>, Totals>, SqlError> {
+    ) -> Result<Vec<Rollup>, SqlError> {
         let names = engine.names();
         let unmerged = self.unmerged(names, range, Callers::Each).await?;
         let parts = cover_range(&self.starts, Granularity::Day, self.widths);
@@ -223,12 +229,13 @@ impl<S: Session> Snapshot<S> {
             totals => totals?,
         };
         if !read.is_empty() {
-            let rows = self.session.fetch(by_key(names, range, read)).await?;
+            let rows = self.session.fetch(by_caller(names, range, read)).await?;
             for row in &rows {
                 rollups.push(key_rollup(row)?);
             }
         }
-        Ok(summary::by_key(rollups.iter().chain(&unmerged)))
+        rollups.extend(unmerged);
+        Ok(rollups)
     }
 
     /// The rollups of the range that are not in the tables yet.

@@ -170,10 +170,11 @@ fn with_amounts(kind: Rollup, row: &impl Row) -> Result<Rollup, SqlError> {
     })
 }
 
-/// The rollup of a row with outcome, cause and possibly a key. Its other attributes are not meaningful.
+/// The rollup of a row with outcome, cause and possibly a key and an owner. Its other attributes are not meaningful.
 pub(super) fn key_rollup(row: &impl Row) -> Result<Rollup, SqlError> {
     let kind = Rollup {
         key: row.text("key_id")?.map(parsed).transpose()?,
+        owner: row.text("owner")?.map(Into::into),
         ..empty_rollup(row)?
     };
     with_amounts(kind, row)

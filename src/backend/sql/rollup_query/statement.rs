@@ -103,7 +103,7 @@ pub(super) fn by_outcome(
         );
         parts.into_iter().map(move |part| (part, by.clone()))
     });
-    let select = "NULL AS key_id, k.outcome, k.cause, k.billable";
+    let select = "NULL AS key_id, NULL AS owner, k.outcome, k.cause, k.billable";
     let hours = "{prefix}hours_by_outcome";
     read(
         names,
@@ -116,9 +116,9 @@ pub(super) fn by_outcome(
     )
 }
 
-/// Rollups of a range by key, outcome and cause.
-pub(super) fn by_key(names: &Names, range: &UsageRange, parts: Vec<RangePart>) -> Statement {
-    let by = "c.key_id, k.outcome, k.cause, k.billable";
+/// Rollups of a range by key, owner, outcome and cause.
+pub(super) fn by_caller(names: &Names, range: &UsageRange, parts: Vec<RangePart>) -> Statement {
+    let by = "c.key_id, c.owner, k.outcome, k.cause, k.billable";
     let parts = parts.into_iter().map(|part| (part, by.to_owned()));
     read(
         names,
