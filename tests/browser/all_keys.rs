@@ -31,16 +31,26 @@ async fn the_overview_covers_all_keys_and_links_to_their_requests() {
         let by_key = pages.numbers("Keys by traffic").await;
         assert_eq!(by_key["Courier"], 3);
         assert_eq!(by_key.values().sum::<u64>(), all);
-        for (chart, part, label) in [
-            ("By HTTP method", "POST", "HTTP method"),
-            ("By response status", "4xx", "Response status"),
-            ("Top endpoints", "/v1/postings/{id}", "API endpoint"),
+        for (chart, part, label, value) in [
+            ("By HTTP method", "POST", "HTTP method", "POST"),
+            (
+                "By response status",
+                "404 Not found",
+                "Response status",
+                "404",
+            ),
+            (
+                "Top endpoints",
+                "/v1/postings/{id}",
+                "API endpoint",
+                "/v1/postings/{id}",
+            ),
         ] {
             pages.open("").await;
             let count = pages.numbers(chart).await[part];
             pages.pick(chart, part).await;
             assert_eq!(pages.heading().await, "Request log", "{chart}");
-            assert_eq!(pages.filtered_by(label).await, part, "{chart}");
+            assert_eq!(pages.filtered_by(label).await, value, "{chart}");
             assert_eq!(pages.logged().await, count, "{chart}");
         }
         pages.open("").await;

@@ -48,11 +48,13 @@ async fn each_filter_shows_exactly_the_matching_requests() {
         let sent = used_key(pages).await;
         assert_eq!(pages.logged().await, 11);
         type Matches = fn(usize) -> bool;
-        let cases: [(&str, &str, Matches); 11] = [
+        let cases: [(&str, &str, Matches); 13] = [
             ("Resource ID", "8", |n| matches!(n, 6 | 7 | 9)),
             ("Status", "Completed", |n| n < 8),
             ("Status", "Failed", |n| n == 8),
             ("Status", "Rate limited", |n| n > 8),
+            ("Cause", "Rate limited", |n| n > 8),
+            ("Cause", "Client error", |n| n == 8),
             ("HTTP method", "POST", |n| matches!(n, 3 | 4 | 10)),
             ("API endpoint", "/v1/postings/{id}", |n| matches!(n, 5..=9)),
             ("Response status", "404", |n| n == 8),
@@ -137,11 +139,34 @@ async fn a_link_with_filters_shows_the_same_rows_in_another_session() {
 async fn chart_links_filter_the_log() {
     signed_in(async |pages: &Pages| {
         used_key(pages).await;
-        for (chart, part, label, count) in [
-            ("By HTTP method", "POST", "HTTP method", 3),
-            ("By response status", "4xx", "Response status", 3),
-            ("Top endpoints", "/v1/postings/{id}", "API endpoint", 5),
+        for (chart, part, label, value, count) in [
+            ("By HTTP method", "POST", "HTTP method", "POST", 3),
+            (
+                "By response status",
+                "404 Not found",
+                "Response status",
+                "404",
+                1,
+            ),
+            (
+                "By response status",
+                "429 Too many requests",
+                "Response status",
+                "429",
+                2,
+            ),
+            ("By response status", "4xx", "Response status", "4xx", 3),
+            (
+                "Top endpoints",
+                "/v1/postings/{id}",
+                "API endpoint",
+                "/v1/postings/{id}",
+                5,
+            ),
         ] {
+            if part == "4xx" {
+                pages.follow("Classes").await;
+            }
             let mut numbers = pages.numbers(chart).await;
             numbers.remove("Total");
             assert_eq!(numbers[part], count, "{chart}");
@@ -154,7 +179,7 @@ async fn chart_links_filter_the_log() {
                 );
             }
             pages.pick(chart, part).await;
-            assert_eq!(pages.filtered_by(label).await, part, "{chart}");
+            assert_eq!(pages.filtered_by(label).await, value, "{chart}");
             assert_eq!(pages.logged().await, count, "{chart}");
             pages.clear_filters().await;
         }

@@ -2,8 +2,10 @@
 
 mod api;
 mod assets;
+mod charts;
 mod counted;
 mod edit;
+mod failures;
 mod hostile;
 mod keys;
 mod log;

@@ -166,6 +166,10 @@ async fn totals_on_the_pages_match_the_clients_counts() {
         let id = key.key.id;
         let page = Page::get(address, &format!("/admin/keys/{id}")).await;
         page.shows(name, counted);
+        let classes = format!("/admin/keys/{id}?statuses=classes");
+        Page::get(address, &classes)
+            .await
+            .shows_classes(name, counted);
         assert_eq!(page.logged(), sum(counted, |_, _, _| true), "{name}");
         let exported = exported(address, id.as_str()).await;
         assert_eq!(&exported, counted, "{name}");
@@ -177,6 +181,8 @@ async fn totals_on_the_pages_match_the_clients_counts() {
     }
     let overview = Page::get(address, "/admin").await;
     overview.shows("the overview", &sums);
+    let classes = Page::get(address, "/admin?statuses=classes").await;
+    classes.shows_classes("the overview", &sums);
     let by_key = keys.iter().zip(&counted).take(4);
     let by_key = by_key.map(|(key, counted)| (key.key.name.clone(), sum(counted, |_, _, _| true)));
     assert_eq!(overview.chart("Keys by traffic"), by_key.collect());
@@ -273,14 +279,27 @@ impl Page {
         };
         for (chart, expected) in [
             ("By HTTP method", by(|method, _, _| method.into())),
-            (
-                "By response status",
-                by(|_, _, status| format!("{}xx", status / 100)),
-            ),
+            ("By response status", by(|_, _, status| status_name(status))),
             ("Top endpoints", by(|_, endpoint, _| endpoint.into())),
         ] {
             assert_eq!(self.chart(chart), expected, "{name}: {chart}");
         }
+        let mut causes = by(|_, _, status| cause(status).into());
+        causes.remove("");
+        if causes.is_empty() {
+            assert!(self.0.contains("No failed requests in this period."));
+        } else {
+            assert_eq!(self.chart("Why requests failed"), causes, "{name}");
+        }
+    }
+
+    /// Compares the chart of status classes.
+    fn shows_classes(&self, name: &str, counted: &Tally) {
+        let mut classes = BTreeMap::new();
+        for ((.., status), count) in counted {
+            *classes.entry(format!("{}xx", status / 100)).or_default() += count;
+        }
+        assert_eq!(self.chart("By response status"), classes, "{name}");
     }
 
     /// The number of a card.
@@ -312,6 +331,32 @@ impl Page {
         let rows = rows.filter(|cells| !cells.is_empty() && cells[0] != "Total");
         rows.map(|cells| (cells[0].clone(), number(&cells[1]).expect(title)))
             .collect()
+    }
+}
+
+fn status_name(status: u16) -> String {
+    let name = match status {
+        200 => "OK",
+        201 => "Created",
+        204 => "No content",
+        401 => "Unauthorized",
+        403 => "Forbidden",
+        404 => "Not found",
+        429 => "Too many requests",
+        500 => "Internal server error",
+        other => panic!("{other}"),
+    };
+    format!("{status} {name}")
+}
+
+/// Why a request failed. Empty unless it did.
+fn cause(status: u16) -> &'static str {
+    match status {
+        401 => "Disabled",
+        403 => "Address not allowed",
+        404 => "Not found (404)",
+        500 => "Server error (500)",
+        _ => "",
     }
 }
 

@@ -67,7 +67,7 @@ impl Columns {
         let mut paths = [const { String::new() }; OUTCOMES.len()];
         for (column, bucket) in buckets.iter().enumerate() {
             if bucket.is_partial == unfinished {
-                self.add(&mut paths, column, &bucket.totals, axis);
+                self.add(&mut paths, column, bucket, axis);
             }
         }
         let paths = OUTCOMES.iter().zip(paths);
@@ -78,14 +78,22 @@ impl Columns {
         }
     }
 
-    fn add(self, paths: &mut [String; OUTCOMES.len()], column: usize, totals: &Totals, axis: Axis) {
+    fn add(
+        self,
+        paths: &mut [String; OUTCOMES.len()],
+        column: usize,
+        bucket: &TimeBucket,
+        axis: Axis,
+    ) {
         let (x, width) = (self.left(column), self.column);
+        // Unfinished columns have an outline, which must be closed.
+        let end = if bucket.is_partial { "z" } else { "" };
         let mut y = UNITS;
-        for (path, height) in paths.iter_mut().zip(heights(totals, axis)) {
+        for (path, height) in paths.iter_mut().zip(heights(&bucket.totals, axis)) {
             y = y.saturating_sub(height);
             if height > 0 {
                 // Writing to a `String` cannot fail.
-                let _ = write!(path, "M{x} {y}h{width}v{height}h-{width}");
+                let _ = write!(path, "M{x} {y}h{width}v{height}h-{width}{end}");
             }
         }
     }

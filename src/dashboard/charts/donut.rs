@@ -40,8 +40,13 @@ struct Part<'a> {
     href: Option<&'a str>,
 }
 
-/// A donut chart with slices in the given order. `id` must be unique on the page.
-pub(in crate::dashboard) fn donut(id: &str, title: &str, slices: &[Slice]) -> Markup {
+/// A donut chart with slices in the given order, and links to other views of it. `id` must be unique on the page.
+pub(in crate::dashboard) fn donut(
+    id: &str,
+    title: &str,
+    slices: &[Slice],
+    views: Option<Markup>,
+) -> Markup {
     let parts = folded(slices, MOST_SLICES);
     let total = parts.iter().map(|part| part.count).sum();
     html! {
@@ -50,6 +55,7 @@ pub(in crate::dashboard) fn donut(id: &str, title: &str, slices: &[Slice]) -> Ma
             @if total == 0 {
                 (empty())
             } @else {
+                @if let Some(views) = views { (views) }
                 (ring(id, &parts, total))
                 (legend(&parts, total))
                 (table(&folded(slices, MOST_ROWS), total))
@@ -58,12 +64,11 @@ pub(in crate::dashboard) fn donut(id: &str, title: &str, slices: &[Slice]) -> Ma
     }
 }
 
-/// At most this many parts: the largest slices in the given order, and all others folded into one.
+/// The largest slices in the given order, and all others folded into one more part.
 fn folded(slices: &[Slice], most: usize) -> Vec<Part<'_>> {
     let mut by_size: Vec<_> = (0..slices.len()).collect();
     by_size.sort_by_key(|&slice| Reverse(slices[slice].count));
-    let kept = if slices.len() > most { most - 1 } else { most };
-    let (kept, rest) = by_size.split_at(kept.min(slices.len()));
+    let (kept, rest) = by_size.split_at(most.min(slices.len()));
     let mut kept = kept.to_vec();
     kept.sort_unstable();
     let mut parts: Vec<_> = kept.iter().map(|&slice| Part::of(&slices[slice])).collect();
@@ -197,8 +202,8 @@ fn table(parts: &[Part<'_>], total: u128) -> Markup {
         html! {
             tr {
                 th scope="row" { (name) }
-                td.number { (count(n)) }
-                td.number { (share(n, total)) }
+                td { (count(n)) }
+                td { (share(n, total)) }
             }
         }
     };
@@ -228,7 +233,7 @@ mod tests {
     }
 
     fn chart(slices: &[Slice]) -> String {
-        let page = donut("donut", "By status", slices).into_string();
+        let page = donut("donut", "By status", slices, None).into_string();
         check(&page);
         page
     }
@@ -269,18 +274,18 @@ mod tests {
     #[test]
     fn excess_slices_are_folded_but_listed_in_the_table() {
         let page = chart(&slices(&[1, 9, 2, 8, 3, 7, 5, 6]));
-        assert_eq!(page.matches("<path").count(), 6);
-        assert_eq!(page.matches("<li>").count(), 6);
-        assert!(page.contains("Other (3)"));
+        assert_eq!(page.matches("<path").count(), 7);
+        assert_eq!(page.matches("<li>").count(), 7);
+        assert!(page.contains("Other (2)"));
         assert_eq!(page.matches("<tr>").count(), 10);
         let parts = folded(&[], 6);
         assert!(parts.is_empty());
         let counts = slices(&[1, 9, 2, 8, 3, 7, 5, 6]);
         let parts: Vec<_> = folded(&counts, 6).iter().map(|part| part.count).collect();
-        assert_eq!(parts, [9, 8, 7, 5, 6, 6]);
+        assert_eq!(parts, [9, 8, 3, 7, 5, 6, 3]);
         assert_eq!(folded(&counts[..6], 6).len(), 6);
         let page = chart(&slices(&[1; 100]));
-        assert_eq!(page.matches("<tr>").count(), 62);
+        assert_eq!(page.matches("<tr>").count(), 63);
     }
 
     #[test]
@@ -296,7 +301,7 @@ mod tests {
         slices[0].label = HOSTILE.to_owned();
         slices[0].href = Some("javascript:alert(1)".to_owned());
         slices[1].href = Some("?\"><script>".to_owned());
-        let page = donut(HOSTILE, HOSTILE, &slices).into_string();
+        let page = donut(HOSTILE, HOSTILE, &slices, None).into_string();
         check(&page);
         assert!(!page.contains("javascript"));
         assert_eq!(page.matches("<a ").count(), 2);

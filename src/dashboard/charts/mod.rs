@@ -7,7 +7,8 @@
 //! |---|---|
 //! | `completed`, `limited`, `failed` | shapes of an outcome: `fill` |
 //! | `c1` to `c6`, `other` | shapes of a slice: `fill` |
-//! | `unfinished` | a group of columns of time buckets that have not ended: paler |
+//! | `success2`, `redirect2`, `client1`, `server2` and so on | shapes of a response status: `fill` |
+//! | `unfinished` | a group of columns of time buckets that have not ended: paler, with an outline |
 //! | `chart`, with `over-time`, `donut` or `bars` | the figure or table |
 //! | `plot` | the SVG over time: padding for labels on the left (52 px) and right (12 px), `overflow: visible` |
 //! | `grid`, `base`, `axis` | its grid lines, its base line and its labels (11 px) |
@@ -16,7 +17,7 @@
 //! | `ring`, `total`, `unit` | the SVG of a donut, the number in its middle and the unit below it |
 //! | `legend`, `swatch` | the legend, and a colour sample |
 //! | `bar` | the SVG of a bar, whose `rect` needs a `fill` |
-//! | `clip` | a label, cut off with an ellipsis; the full text is its title |
+//! | `clip` | a label, which wraps in charts and is cut off elsewhere; the full text is its title |
 //! | `number` | a number in a table or legend: right-aligned, tabular figures |
 //! | `empty` | the notice in place of a chart without requests |
 
@@ -81,7 +82,7 @@ fn local(href: Option<&str>) -> Option<&str> {
     })
 }
 
-/// The numbers of a chart as a table, its text alternative.
+/// The numbers of a chart as a table, its text alternative. All columns but the first are numeric.
 fn numbers(heads: &[&str], rows: Markup) -> Markup {
     html! {
         details {
@@ -89,10 +90,7 @@ fn numbers(heads: &[&str], rows: Markup) -> Markup {
             table {
                 thead {
                     tr {
-                        // All columns but the first are numeric.
-                        @for (column, head) in heads.iter().enumerate() {
-                            th.number[column > 0] scope="col" { (head) }
-                        }
+                        @for head in heads { th scope="col" { (head) } }
                     }
                 }
                 tbody { (rows) }

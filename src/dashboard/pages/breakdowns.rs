@@ -1,34 +1,66 @@
 //! Usage summaries as cards and charts, linked to the matching requests in the log.
 
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+
 use jiff::{SignedDuration, Timestamp};
 use maud::{Markup, html};
 
+use super::causes::{self, FailureCause};
 use super::components::milliseconds;
 use super::range::TimeRange;
 use crate::dashboard::charts::{self, Bar, Slice, Times};
 use crate::dashboard::form::FormFields;
 use crate::dashboard::page_context::PageContext;
-use crate::usage::Summary;
 use crate::usage::summary::{TimeBucket, Totals};
+use crate::usage::{Outcome, Status, StatusClass, Summary};
 
-/// The number of endpoints shown.
+/// The number of endpoints, causes and owners shown.
 const TOP: usize = 10;
+
+/// The field that selects response statuses by code, the default, or by class.
+pub(super) const STATUSES: &str = "statuses";
+
+/// The value of [`STATUSES`] for classes.
+const CLASSES: &str = "classes";
 
 /// The maximum number of columns over time: more than two years of days, and wider than any screen.
 const MOST_COLUMNS: usize = 800;
 
-/// Builds links to the request log.
+/// Builds links to a page.
 pub(super) struct Links {
-    /// The URL of the page with the log.
+    /// The URL of the page.
     pub(super) at: String,
     /// The fields that links keep.
     pub(super) kept: FormFields,
 }
 
 impl Links {
-    /// The log with additional filters.
+    /// The page's log with additional filters. Empty values remove filters.
     pub(super) fn with<'a>(&self, filters: impl IntoIterator<Item = (&'a str, &'a str)>) -> String {
-        format!("{}?{}#log", self.at, self.kept.with(filters).query())
+        self.to("log", filters)
+    }
+
+    /// An element of the page.
+    fn to<'a>(&self, id: &str, fields: impl IntoIterator<Item = (&'a str, &'a str)>) -> String {
+        format!("{}?{}#{id}", self.at, self.kept.with(fields).query())
+    }
+
+    /// Whether the log is filtered by a cause.
+    fn is_at(&self, cause: &FailureCause) -> bool {
+        let code = self.kept.get("code").unwrap_or_default();
+        let filter = self.kept.get(causes::FIELD).zip(Some(code));
+        let own = cause.filter.as_ref();
+        filter.is_some() && filter == own.map(|(name, code)| (*name, &**code))
+    }
+
+    fn of_cause(&self, cause: &FailureCause) -> Option<String> {
+        let (name, code) = cause.filter.as_ref()?;
+        Some(self.with([
+            ("outcome", Outcome::Failed.as_str()),
+            (causes::FIELD, name),
+            ("code", code),
+        ]))
     }
 }
 
@@ -39,12 +71,10 @@ pub(super) fn cards(totals: &Totals, before: &Totals, links: &Links) -> Markup {
         html! {
             div class={ "card " (class) } {
                 h2 { (name) }
-                p .number { a href=(links.with([("outcome", outcome)])) { (charts::count(count)) } }
+                p .number { a href=(links.with([("outcome", outcome), (causes::FIELD, "")])) { (charts::count(count)) } }
                 p .more {
                     @if !outcome.is_empty() { (charts::share(count, all)) " · " }
-                    span title="vs. previous period" {
-                        (charts::change(count, earlier)) span .unseen { " vs. previous period" }
-                    }
+                    (charts::change(count, earlier)) " vs. previous period"
                 }
             }
         }
@@ -94,8 +124,9 @@ pub(super) fn chart(
     }
 }
 
-/// Requests by method and by status, and their latency.
-pub(super) fn panels(summary: &Summary, links: &Links) -> Markup {
+/// Requests by method and by status, why they failed, and their latency. `links` lead to the log, and those of `page`
+/// back to this page.
+pub(super) fn panels(summary: &Summary, links: &Links, page: &Links) -> Markup {
     let methods = summary.by_method.iter().enumerate();
     let methods = methods.map(|(n, (method, totals))| Slice {
         label: method.as_str().into(),
@@ -103,24 +134,137 @@ pub(super) fn panels(summary: &Summary, links: &Links) -> Markup {
         class: COLOURS[n % COLOURS.len()],
         href: Some(links.with([("method", method.as_str())])),
     });
-    let statuses = summary.by_status_class();
-    let statuses = statuses.iter().map(|(class, totals)| Slice {
-        label: class.to_string(),
-        count: totals.total(),
-        class: class_of(class.as_str()),
-        href: Some(links.with([("code", class.as_str())])),
-    });
     html! {
         .panels {
-            section .panel aria-label="By HTTP method" {
-                (charts::donut("methods", "By HTTP method", &methods.collect::<Vec<_>>()))
+            .stack {
+                section .panel aria-label="By HTTP method" {
+                    (charts::donut("methods", "By HTTP method", &methods.collect::<Vec<_>>(), None))
+                }
+                (latencies(summary))
             }
-            section .panel aria-label="By response status" {
-                (charts::donut("statuses", "By response status", &statuses.collect::<Vec<_>>()))
-            }
-            (latencies(summary))
+            (statuses(summary, links, page))
+            (failures(summary, links))
         }
     }
+}
+
+fn statuses(summary: &Summary, links: &Links, page: &Links) -> Markup {
+    let by_class = page.kept.get(STATUSES) == Some(CLASSES);
+    let href = |code: &str| Some(links.with([("code", code), (causes::FIELD, "")]));
+    let slices = if by_class {
+        let classes = summary.by_status_class();
+        let slice = |(class, totals): (&StatusClass, &Totals)| Slice {
+            label: class.to_string(),
+            count: totals.total(),
+            class: shades(*class)[0],
+            href: href(class.as_str()),
+        };
+        classes.iter().map(slice).collect()
+    } else {
+        let shades = shades_of(summary);
+        let slice = |((status, totals), class): ((&Status, &Totals), _)| Slice {
+            label: causes::status_label(*status),
+            count: totals.total(),
+            class,
+            href: href(&status.to_string()),
+        };
+        let statuses = summary.by_status.iter().zip(shades);
+        statuses.map(slice).collect::<Vec<_>>()
+    };
+    let views = [("Codes", "", !by_class), ("Classes", CLASSES, by_class)];
+    let switch = html! {
+        nav .ranges aria-label="Group responses by" {
+            @for (label, view, is_current) in views {
+                a href=(page.to("by-status", [(STATUSES, view)])) aria-current=[is_current.then_some("true")] { (label) }
+            }
+        }
+    };
+    html! {
+        section #by-status .panel aria-label="By response status" {
+            (charts::donut("statuses", "By response status", &slices, Some(switch)))
+        }
+    }
+}
+
+/// The causes of failed requests.
+fn failures(summary: &Summary, links: &Links) -> Markup {
+    let causes = causes::of_summary(summary);
+    let bar = |cause: &FailureCause| Bar {
+        label: cause.label.clone(),
+        count: cause.count,
+        href: links.of_cause(cause),
+    };
+    let failed = summary.totals.failed();
+    let title = "Why requests failed";
+    html! {
+        section .panel aria-label=(title) {
+            @if failed == 0 {
+                h2 { (title) }
+                p .empty { "No failed requests in this period." }
+            } @else {
+                (charts::bars(title, "Cause", &top(&causes, bar), failed))
+            }
+        }
+    }
+}
+
+/// The causes of failed requests as a line of text, above the log of a key or an owner.
+pub(super) fn failures_line(summary: &Summary, links: &Links) -> Markup {
+    let causes = causes::of_summary(summary);
+    html! {
+        @if !causes.is_empty() {
+            h3 #causes { "Why requests failed" }
+            ul .causes aria-labelledby="causes" {
+                @for cause in &causes {
+                    li {
+                        @let text = html! { (cause.label) " " b { (charts::count(cause.count)) } };
+                        @match links.of_cause(cause) {
+                            Some(href) => a href=(href) aria-current=[links.is_at(cause).then_some("true")] { (text) },
+                            None => span { (text) },
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The owners with the most failed requests.
+pub(super) fn failing_owners(summary: &Summary, links: &Links) -> Markup {
+    let owners = summary.by_owner.iter().flatten();
+    let mut owners: Vec<_> = owners.filter(|(_, totals)| totals.failed() > 0).collect();
+    owners.sort_by_key(|(_, totals)| Reverse(totals.failed()));
+    let failed = Outcome::Failed.as_str();
+    let bars = owners.iter().take(TOP).map(|(owner, totals)| Bar {
+        label: owner.to_string(),
+        count: totals.failed(),
+        href: Some(links.with([("owner", &***owner), ("outcome", failed)])),
+    });
+    let title = "Failed requests by owner";
+    html! {
+        section .panel aria-label=(title) {
+            @if owners.is_empty() {
+                h2 { (title) }
+                p .empty { "No failed requests of keys with an owner in this period." }
+            } @else {
+                (charts::bars(title, "Owner", &bars.collect::<Vec<_>>(), summary.totals.failed()))
+            }
+        }
+    }
+}
+
+/// Bars of the first causes, and one for all others.
+fn top(causes: &[FailureCause], bar: impl Fn(&FailureCause) -> Bar) -> Vec<Bar> {
+    let (shown, rest) = causes.split_at(causes.len().min(TOP));
+    let mut bars: Vec<_> = shown.iter().map(bar).collect();
+    if !rest.is_empty() {
+        bars.push(Bar {
+            label: format!("Other ({})", rest.len()),
+            count: rest.iter().map(|cause| cause.count).sum(),
+            href: None,
+        });
+    }
+    bars
 }
 
 /// The endpoints with the most requests.
@@ -174,15 +318,40 @@ const A_DAY: SignedDuration = SignedDuration::from_hours(24);
 
 const COLOURS: [&str; 6] = ["c1", "c2", "c3", "c4", "c5", "c6"];
 
-/// The class of a status. 4xx includes both failed and rate-limited requests, so it has no outcome's colour.
-fn class_of(status: &str) -> &'static str {
-    match status {
-        "2xx" => "completed",
-        "3xx" => "c2",
-        "4xx" => "c5",
-        "5xx" => "failed",
-        _ => "other",
+/// The CSS classes for the colours of statuses, from the most frequent to the least frequent one of their class. 4xx
+/// includes both failed and rate-limited requests, so it has no outcome's colour.
+fn shades(class: StatusClass) -> &'static [&'static str] {
+    match class {
+        StatusClass::Success => &["completed", "success2", "success3"],
+        StatusClass::Redirection => &["c2", "redirect2", "redirect3"],
+        StatusClass::ClientError => &[
+            "client1", "client2", "client3", "client4", "client5", "client6",
+        ],
+        StatusClass::ServerError => &["failed", "server2", "server3", "server4"],
+        StatusClass::Informational => &["c1"],
+        StatusClass::None => &["c6"],
     }
+}
+
+/// The CSS classes for the colours of the statuses of a summary, in its order.
+fn shades_of(summary: &Summary) -> Vec<&'static str> {
+    let mut by_count: Vec<_> = summary.by_status.iter().enumerate().collect();
+    by_count.sort_by_key(|(_, (_, totals))| Reverse(totals.total()));
+    let mut colours = vec![""; by_count.len()];
+    let mut used = BTreeMap::<_, usize>::new();
+    for (place, (&status, _)) in by_count {
+        colours[place] = match status {
+            // What the layer responds with to requests above a rate limit.
+            Status::Http(429) | Status::Grpc(8) => "limited",
+            _ => {
+                let shades = shades(status.class());
+                let shade = used.entry(status.class()).or_default();
+                *shade += 1;
+                shades[(*shade - 1) % shades.len()]
+            }
+        };
+    }
+    colours
 }
 
 fn latencies(summary: &Summary) -> Markup {

@@ -3,6 +3,7 @@
 pub(super) mod assets;
 pub(super) mod audit;
 mod breakdowns;
+mod causes;
 mod components;
 pub(super) mod delete;
 mod details;

@@ -8,7 +8,7 @@ use axum::response::Response;
 use jiff::Timestamp;
 use maud::{Markup, html};
 
-use super::breakdowns::{self, Links};
+use super::breakdowns::{self, Links, STATUSES};
 use super::components::{badge, copy, name};
 use super::log::{self, Log};
 use super::range::{self, TimeRange};
@@ -59,8 +59,12 @@ async fn shown(
     let log = log.section(shared, context, fields).await?;
     // Links in cards and charts add filters to the log below.
     let links = Links {
-        kept: fields.only(&[&range::FIELDS[..], &log::FILTERS].concat()),
+        kept: fields.only(&[&range::FIELDS[..], &log::FILTERS, &[STATUSES]].concat()),
         at,
+    };
+    let page = Links {
+        kept: fields.only(&[&log::FIELDS[..], &log::PAGE_TOKENS].concat()),
+        at: links.at.clone(),
     };
     Ok(html! {
         p { a href=(context.at("/keys")) { "Back to API keys" } }
@@ -73,7 +77,7 @@ async fn shown(
         (breakdowns::exactness(&summary))
         (breakdowns::cards(&summary.totals, &before, &links))
         (breakdowns::chart(context, &picked, &summary, &links))
-        (breakdowns::panels(&summary, &links))
+        (breakdowns::panels(&summary, &links, &page))
         (breakdowns::endpoints(&summary, &links))
         (log)
     })

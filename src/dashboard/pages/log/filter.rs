@@ -4,22 +4,27 @@ use jiff::Timestamp;
 
 use crate::dashboard::form::{FieldErrors, FormFields};
 use crate::dashboard::page_context::PageContext;
+use crate::dashboard::pages::breakdowns::STATUSES;
+use crate::dashboard::pages::causes;
 use crate::dashboard::pages::range::{TimeRange, next_second};
 use crate::id::KeyId;
 use crate::page::PageToken;
-use crate::usage::{LogFilter, Outcome, StatusClass};
+use crate::usage::{Cause, LogFilter, Outcome, RejectionReason, StatusClass};
 
 /// The fields that filter the log.
-pub(in crate::dashboard::pages) const FILTERS: [&str; 10] = [
-    "resource", "key", "owner", "since", "until", "outcome", "method", "endpoint", "code",
+pub(in crate::dashboard::pages) const FILTERS: [&str; 11] = [
+    "resource", "key", "owner", "since", "until", "outcome", "cause", "method", "endpoint", "code",
     "request",
 ];
 
 /// All fields of a page with a log, except for the page tokens.
-pub(super) const FIELDS: [&str; 14] = [
-    "resource", "key", "owner", "since", "until", "outcome", "method", "endpoint", "code",
-    "request", "range", "from", "to", "zone",
+pub(in crate::dashboard::pages) const FIELDS: [&str; 16] = [
+    "resource", "key", "owner", "since", "until", "outcome", "cause", "method", "endpoint", "code",
+    "request", "range", "from", "to", "zone", STATUSES,
 ];
+
+/// The fields with page tokens.
+pub(in crate::dashboard::pages) const PAGE_TOKENS: [&str; 2] = ["after", "newer"];
 
 pub(super) const INVALID_PAGE_TOKEN: &str =
     "Invalid page token. Start again from the newest requests.";
@@ -62,6 +67,15 @@ impl Filtered {
             known(fields, "method", "Choose a method from the list."),
         );
         filter.outcome = wrong.take("outcome", outcome(fields));
+        if let Some(name) = fields.get(causes::FIELD) {
+            let mut causes = Cause::ALL.into_iter();
+            filter.cause = causes.find(|cause| cause.as_str() == name);
+            let mut reasons = RejectionReason::ALL.into_iter();
+            filter.rejection_reason = reasons.find(|reason| reason.as_str() == name);
+            if filter.cause.is_none() && filter.rejection_reason.is_none() {
+                wrong.add(causes::FIELD, "Choose a cause from the list.");
+            }
+        }
         filter.status_class = fields.get("code").and_then(class);
         if filter.status_class.is_none() {
             let why = "Enter a code such as 404, or a class such as 4xx.";

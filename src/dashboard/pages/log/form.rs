@@ -5,6 +5,8 @@ use maud::{Markup, html};
 use super::Log;
 use crate::dashboard::form::{FieldErrors, FormFields};
 use crate::dashboard::page_context::PageContext;
+use crate::dashboard::pages::breakdowns::STATUSES;
+use crate::dashboard::pages::causes;
 use crate::dashboard::pages::components::{self, Input, line};
 use crate::usage::Method;
 
@@ -44,13 +46,16 @@ impl Log<'_> {
         };
         let methods = Method::ALL.map(|method| (method.as_str(), method.as_str()));
         let methods: Vec<_> = [("", "Any")].into_iter().chain(methods).collect();
+        let causes: Vec<_> = [("", "Any")].into_iter().chain(causes::choices()).collect();
         // Times of the page's range are sent in UTC, since `zone` applies to the fields of this form.
         let range = |name| fields.time(context, name).ok().flatten();
         html! {
             form .filters .many method="get" action={ (self.at) "#log" } role="search" aria-label="Filter request log" {
                 (components::alert(wrong, "after"))
-                @if let Some(range) = fields.get("range").filter(|_| self.picked.is_some()) {
-                    input type="hidden" name="range" value=(range);
+                @for name in ["range", STATUSES] {
+                    @if let Some(value) = fields.get(name).filter(|_| self.picked.is_some()) {
+                        input type="hidden" name=(name) value=(value);
+                    }
                 }
                 @for name in ["from", "to"] {
                     @if let Some(time) = range(name).filter(|_| self.picked.is_some()) {
@@ -72,6 +77,7 @@ impl Log<'_> {
                 (moment("since", "Date from", if self.picked.is_some() { "Defaults to the range above" } else { "" }))
                 (moment("until", "Date to", ""))
                 (choice("outcome", "Status", &OUTCOMES))
+                (choice(causes::FIELD, "Cause", &causes))
                 (choice("method", "HTTP method", &methods))
                 (text("endpoint", "API endpoint", ""))
                 (text("code", "Response status", "404 or 4xx"))
@@ -86,7 +92,7 @@ impl Log<'_> {
 
     /// The URL of the page without log filters.
     pub(super) fn cleared(&self, fields: &FormFields) -> String {
-        let kept = fields.only(&["range", "from", "to"]);
+        let kept = fields.only(&["range", "from", "to", STATUSES]);
         // The remaining times may depend on the zone.
         let zone = if kept.has_any(&["from", "to"]) {
             fields.get("zone")

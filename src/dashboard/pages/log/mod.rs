@@ -13,8 +13,9 @@ use axum::response::Response;
 use maud::{Markup, html};
 
 pub(in crate::dashboard) use self::export::export;
-pub(super) use self::filter::FILTERS;
-use self::filter::{FIELDS, Filtered};
+use self::filter::Filtered;
+pub(super) use self::filter::{FIELDS, FILTERS, PAGE_TOKENS};
+use super::breakdowns::{self, Links, STATUSES};
 use super::components;
 use super::range::{CUSTOM, TimeRange};
 use super::{Failure, page};
@@ -24,11 +25,13 @@ use crate::dashboard::page_context::PageContext;
 use crate::dashboard::state::Shared;
 use crate::key::{Key, KeyQuery};
 use crate::page::Page;
-use crate::usage::{Count, LogQuery, ReadError, UsageEvent};
+use crate::usage::{
+    Count, LogQuery, Outcome, ReadError, Summary, SummaryQuery, SummarySpec, UsageEvent, UsageRange,
+};
 
-/// The filters that a change of the time range keeps: all but the times.
-pub(super) const KEPT: [&str; 6] = [
-    "resource", "outcome", "method", "endpoint", "code", "request",
+/// The fields that a change of the time range keeps: all but the times.
+pub(super) const KEPT: [&str; 8] = [
+    "resource", "outcome", "cause", "method", "endpoint", "code", "request", STATUSES,
 ];
 
 /// A request log and the page that it is part of.
@@ -75,7 +78,12 @@ impl Log<'_> {
             Some((requests, _)) if self.key.is_none() => keys_of(shared, &requests.items).await?,
             _ => Vec::new(),
         };
+        let failures = self.failures(shared, &filtered).await?;
         let fixed = self.fixed(fields, &filtered);
+        let links = Links {
+            at: self.at.clone(),
+            kept: fixed.clone(),
+        };
         Ok(html! {
             section #log .panel aria-label="Request log" {
                 .head {
@@ -86,9 +94,37 @@ impl Log<'_> {
                     }
                 }
                 (self.form(context, fields, &filtered.wrong))
+                @if let Some(summary) = &failures {
+                    (breakdowns::exactness(summary))
+                    (breakdowns::failures_line(summary, &links))
+                }
                 @if let Some((requests, _)) = &found { (self.found(context, fields, &fixed, requests, &keys)) }
             }
         })
+    }
+
+    /// The usage of the filtered key or owner, to show why its requests failed. `None` if other fields, which rollups
+    /// do not have, narrow the log further, and on pages that show it above the log.
+    async fn failures(
+        &self,
+        shared: &Shared,
+        filtered: &Filtered,
+    ) -> Result<Option<Summary>, Failure> {
+        let filter = &filtered.filter;
+        let is_narrowed = filter.method.is_some()
+            || filter.endpoint.is_some()
+            || filter.resource_id.is_some()
+            || filter.request_id.is_some()
+            || filter.outcome.is_some_and(|it| it != Outcome::Failed);
+        let has_caller = filter.key.is_some() || filter.owner.is_some();
+        if self.picked.is_some() || !has_caller || is_narrowed || !filtered.wrong.is_empty() {
+            return Ok(None);
+        }
+        let mut range = UsageRange::new();
+        (range.key, range.owner) = (filter.key, filter.owner.clone());
+        (range.from, range.to) = (filter.from, filter.to);
+        let query = SummaryQuery::new(range, SummarySpec::new());
+        Ok(Some(shared.usage.summary(&query).await?))
     }
 
     /// The fields for links, with absolute times so that a link always shows the same rows.

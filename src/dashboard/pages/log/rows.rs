@@ -6,9 +6,10 @@ use maud::{Markup, html};
 
 use crate::dashboard::charts;
 use crate::dashboard::page_context::PageContext;
+use crate::dashboard::pages::causes;
 use crate::dashboard::pages::components::{caption, clipped, line_to, milliseconds, none, time};
 use crate::key::Key;
-use crate::usage::{Cause, Outcome, UsageEvent};
+use crate::usage::{Outcome, UsageEvent};
 
 /// The columns: their names, and whether they are shown by default.
 const COLUMNS: [(&str, bool); 14] = [
@@ -19,13 +20,13 @@ const COLUMNS: [(&str, bool); 14] = [
     ("Endpoint", true),
     ("Status", true),
     ("Code", true),
+    ("Cause", true),
     ("Path", false),
     ("Resource ID", false),
     ("Latency", false),
     ("Request bytes", false),
     ("Response bytes", false),
     ("Client IP", false),
-    ("Cause", false),
 ];
 
 const KEY: &str = "Key";
@@ -62,6 +63,7 @@ fn row(context: &PageContext, event: &UsageEvent, keys: Option<&[Key]>) -> Marku
             td .endpoint { (clipped(&event.endpoint)) }
             td .status { span class={ "badge " (class) } { (outcome) } }
             td .code { (event.status) }
+            td .cause { @match causes::of_event(event) { Some(cause) => (cause), None => (none()) } }
             td .extra data-label="Path" { (clipped(&event.path)) }
             td .extra data-label="Resource ID" {
                 @match event.resource_id.as_deref() { Some(id) => (clipped(id)), None => (none()) }
@@ -70,7 +72,6 @@ fn row(context: &PageContext, event: &UsageEvent, keys: Option<&[Key]>) -> Marku
             td .extra data-label="Request bytes" { (charts::count(event.request_bytes)) }
             td .extra data-label="Response bytes" { (charts::count(event.response_bytes)) }
             td .extra data-label="Client IP" { @if let Some(address) = event.client_ip { (address) } @else { (none()) } }
-            td .extra data-label="Cause" { (cause(event)) }
         }
     }
 }
@@ -83,18 +84,5 @@ fn key_of(context: &PageContext, event: &UsageEvent, keys: &[Key]) -> Markup {
                 None => code { (id) }
             }
         } @else { (none()) }
-    }
-}
-
-/// The cause of a failure and the rejection reason.
-fn cause(event: &UsageEvent) -> Markup {
-    let cause = event.cause.map(Cause::as_str);
-    html! {
-        @match (cause, event.rejection_reason) {
-            (Some(cause), Some(reason)) => { (cause) ": " (reason) },
-            (Some(cause), None) => (cause),
-            (None, Some(reason)) => (reason),
-            (None, None) => (none()),
-        }
     }
 }

@@ -13,8 +13,8 @@ use maud::{Markup, html};
 
 use self::tables::ROWS;
 pub(super) use self::tables::{EXPIRING_DAYS, UNUSED_DAYS};
-use super::breakdowns::{self, Links};
-use super::range::TimeRange;
+use super::breakdowns::{self, Links, STATUSES};
+use super::range::{self, TimeRange};
 use super::{Failure, page};
 use crate::dashboard::form::FormFields;
 use crate::dashboard::page_context::PageContext;
@@ -88,7 +88,7 @@ impl Overview {
         let range = UsageRange::new().from(range.start).to(range.end);
         let before = usage.totals_by_key(&range).await?;
         let range = &picked.range;
-        let spec = SummarySpec::new().by_key().latency();
+        let spec = SummarySpec::new().by_key().by_owner().latency();
         let spec = spec.over_range(range.clone(), context.zone.clone());
         let range = UsageRange::new().from(range.start).to(range.end);
         let summary = usage.summary(&SummaryQuery::new(range, spec)).await?;
@@ -142,6 +142,10 @@ impl Overview {
             at: context.at("/log"),
             kept,
         };
+        let this = Links {
+            at: home.clone(),
+            kept: fields.only(&[&range::FIELDS[..], &[STATUSES]].concat()),
+        };
         html! {
             .head {
                 h1 { "Overview" }
@@ -150,16 +154,17 @@ impl Overview {
                 }
             }
             @if !self.has_keys { (first_steps(shared, context)) }
-            (picked.choice(context, &home, fields, &[]))
+            (picked.choice(context, &home, fields, &[STATUSES]))
             (breakdowns::exactness(&self.summary))
             (breakdowns::cards(&self.summary.totals, &self.before, &links))
             (breakdowns::chart(context, picked, &self.summary, &links))
             (tables::spikes(context, &self.spikes, &self.named))
             .panels .wide {
                 (tables::busiest(context, &self.busiest, &self.named, self.summary.totals.total()))
+                (breakdowns::failing_owners(&self.summary, &links))
                 (breakdowns::endpoints(&self.summary, &links))
             }
-            (breakdowns::panels(&self.summary, &links))
+            (breakdowns::panels(&self.summary, &links, &this))
             .panels .wide {
                 (tables::expiring(context, &self.expiring))
                 (tables::unused(context, &self.unused))
