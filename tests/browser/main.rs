@@ -12,6 +12,7 @@ mod all_keys;
 mod browser;
 mod cors;
 mod demo;
+mod failures;
 mod journey;
 mod keys;
 mod log;

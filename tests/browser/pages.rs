@@ -375,13 +375,20 @@ impl Pages {
     /// Clicks a part of a chart by its label.
     pub(crate) async fn pick(&self, chart: &str, part: &str) {
         let path = format!(
-            "//*[self::figcaption or self::caption or self::h2][normalize-space()={}]\
+            "//*[self::figcaption or self::caption or self::h2 or self::h3][normalize-space()={}]\
              /ancestor::*[self::figure or self::table or self::section][1]\
              //a[normalize-space()={}]",
             quoted(chart),
             quoted(part)
         );
         self.leave_by(self.find(&path).await).await;
+    }
+
+    /// The causes of failures above the log.
+    pub(crate) async fn causes(&self) -> Vec<String> {
+        const CAUSES: &str = "
+            return [...document.querySelectorAll('.causes li')].map((it) => it.innerText.trim());";
+        serde_json::from_value(self.ask(CAUSES, vec![]).await).unwrap()
     }
 
     /// The links of a chart's slices, and those of its labels.

@@ -101,7 +101,7 @@ impl Shown {
         let names = [
             "name", "owner", "status", "show", "actor", "key", "action", "after", "newer",
             "resource", "endpoint", "request", "code", "method", "outcome", "since", "until",
-            "range", "from", "to", "zone", "back",
+            "range", "from", "to", "zone", "back", "cause", "statuses",
         ];
         // URLs are limited in length.
         let text = &*cut(text, 300);

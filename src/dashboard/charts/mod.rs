@@ -87,13 +87,11 @@ fn numbers(heads: &[&str], rows: Markup) -> Markup {
     html! {
         details {
             summary { "View as table" }
-            table {
-                thead {
-                    tr {
-                        @for head in heads { th scope="col" { (head) } }
-                    }
+            div {
+                table {
+                    thead { tr { @for head in heads { th scope="col" { (head) } } } }
+                    tbody { (rows) }
                 }
-                tbody { (rows) }
             }
         }
     }
