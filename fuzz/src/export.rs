@@ -63,6 +63,7 @@ fn event(input: &mut Input<'_>, nth: usize) -> UsageEvent {
     event.request_bytes = input.number();
     event.response_bytes = u64::MAX - event.request_bytes;
     event.cost = event.latency_us as u32;
+    event.billable = event.outcome == Outcome::Completed;
     event.client_ip = match input.byte() % 3 {
         0 => None,
         1 => Some(IpAddr::V4(Ipv4Addr::from_bits(event.cost))),
@@ -135,8 +136,8 @@ fn check_csv(file: &str, events: &[UsageEvent]) {
         let mut rows = reader.records().map(|row| row.unwrap());
         let header = rows.next().unwrap();
         assert_eq!(
-            (header.len(), &header[0], &header[17]),
-            (18, "id", "client_ip")
+            (header.len(), &header[0], &header[18]),
+            (19, "id", "client_ip")
         );
         for event in events {
             let row = rows.next().unwrap();
@@ -176,7 +177,7 @@ fn is_neutralized(cell: &str, text: &str) -> bool {
     text.chars().all(|c| next(c) == Some(c)) && rest.next().is_none()
 }
 
-fn cells(event: &UsageEvent) -> [String; 18] {
+fn cells(event: &UsageEvent) -> [String; 19] {
     fn shown<T: ToString>(value: Option<T>) -> String {
         value.map(|value| value.to_string()).unwrap_or_default()
     }
@@ -197,6 +198,7 @@ fn cells(event: &UsageEvent) -> [String; 18] {
         shown(event.cause),
         shown(event.rejection_reason),
         event.cost.to_string(),
+        event.billable.to_string(),
         event.latency_us.to_string(),
         event.request_bytes.to_string(),
         event.response_bytes.to_string(),
