@@ -18,6 +18,8 @@ pub(super) struct PageContext {
     pub(super) admin: Admin,
     /// The prefix of all URLs of the dashboard.
     pub(super) base: Arc<str>,
+    /// The path of the page, relative to the dashboard.
+    pub(super) path: Arc<str>,
     /// The URL to sign out.
     pub(super) sign_out: Option<String>,
     /// The form token.
@@ -41,6 +43,7 @@ impl PageContext {
                 None => shared.guard.sign_out_url().map(String::from),
             },
             base: base.0.clone(),
+            path: parts.uri.path().into(),
             unknown_zone: known.is_err().then_some(zone).flatten(),
             zone: known.ok().flatten().unwrap_or(TimeZone::UTC),
             admin,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use http::StatusCode;
-use maud::{Markup, html};
+use maud::html;
 
 use super::components::{self, Input, name};
 use super::posted_form::PostedForm;
@@ -19,13 +19,13 @@ pub(in crate::dashboard) async fn form(
     context: PageContext,
     KeyInPath(key): KeyInPath,
 ) -> Response {
-    page(&context, "Delete API key", &content(&context, &key, None))
+    shown(&context, &key, None)
 }
 
-fn content(context: &PageContext, key: &Key, wrong: Option<&str>) -> Markup {
+fn shown(context: &PageContext, key: &Key, wrong: Option<&str>) -> Response {
     let input = Input::new("name", "Key name", "").wrong(wrong);
     let at = context.at(&format!("/keys/{}", key.id));
-    html! {
+    let content = html! {
         p { a href=(at) { "Back to API key" } }
         h1 { "Delete " (name(&key.name)) "?" }
         @if wrong.is_some() { p .error .column role="alert" { "The key was not deleted." } }
@@ -39,7 +39,8 @@ fn content(context: &PageContext, key: &Key, wrong: Option<&str>) -> Markup {
             button type="submit" .danger { "Delete" }
             " " a .button href=(at) { "Cancel" }
         }
-    }
+    };
+    page(context, &format!("Delete {}", key.name), &content)
 }
 
 pub(in crate::dashboard) async fn delete(
@@ -50,8 +51,7 @@ pub(in crate::dashboard) async fn delete(
 ) -> Response {
     // Surrounding whitespace is not visible on the page.
     if fields.get("name").unwrap_or_default() != key.name.trim() {
-        let again = content(&context, &key, Some("The name does not match."));
-        let again = page(&context, "Delete API key", &again);
+        let again = shown(&context, &key, Some("The name does not match."));
         return (StatusCode::UNPROCESSABLE_ENTITY, again).into_response();
     }
     match shared.keys.delete(key.id, context.admin.actor()).await {

@@ -49,7 +49,7 @@ fn shown(
             " " a .button href=(at) { "Cancel" }
         }
     };
-    page(context, "Edit API key", &content)
+    page(context, &format!("Edit {}", key.name), &content)
 }
 
 pub(in crate::dashboard) async fn save(

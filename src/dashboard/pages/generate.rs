@@ -154,5 +154,5 @@ pub(super) fn shown(context: &PageContext, issued: &Issued, title: &str) -> Resp
             a href=(context.at("/keys")) { "Back to API keys" }
         }
     };
-    page(context, title, &content)
+    page(context, &format!("{title}: {}", issued.key.name), &content)
 }

@@ -19,10 +19,10 @@ use crate::web::challenge;
 /// A page for an authenticated administrator.
 pub(in crate::dashboard) fn page(context: &PageContext, title: &str, content: &Markup) -> Response {
     let links = [
-        (context.home(), "Overview"),
-        (context.at("/keys"), "API keys"),
-        (context.at("/log"), "Request log"),
-        (context.at("/audit"), "Audit log"),
+        ("/", "Overview"),
+        ("/keys", "API keys"),
+        ("/log", "Request log"),
+        ("/audit", "Audit log"),
     ];
     let frame = html! {
         a .skip href="#content" { "Skip to content" }
@@ -32,8 +32,9 @@ pub(in crate::dashboard) fn page(context: &PageContext, title: &str, content: &M
                 "keytally"
             }
             nav aria-label="Main" {
-                @for (href, name) in links {
-                    a href=(href) aria-current=[(name == title).then_some("page")] { (name) }
+                @for (path, name) in links {
+                    @let href = if path == "/" { context.home() } else { context.at(path) };
+                    a href=(href) aria-current=[current(path, &context.path)] { (name) }
                 }
             }
             @let name = html! { span .clip { (components::name(context.admin.name())) } };
@@ -50,6 +51,15 @@ pub(in crate::dashboard) fn page(context: &PageContext, title: &str, content: &M
         }
     };
     html_document(&context.base, title, &frame)
+}
+
+/// The `aria-current` of a navigation link to this path on the page at `here`: the page itself, or one below it.
+fn current(path: &str, here: &str) -> Option<&'static str> {
+    match here.strip_prefix(path)? {
+        "" => Some("page"),
+        below if below.starts_with('/') => Some("true"),
+        _ => None,
+    }
 }
 
 pub(in crate::dashboard) fn html_document(base: &str, title: &str, body: &Markup) -> Response {

@@ -41,7 +41,11 @@ pub(in crate::dashboard) async fn form(
             " " a .button href=(at) { "Cancel" }
         }
     };
-    page(&context, "Reveal secret", &content)
+    page(
+        &context,
+        &format!("Reveal the secret of {}", key.name),
+        &content,
+    )
 }
 
 fn not_stored(context: &PageContext) -> Response {
@@ -73,5 +77,5 @@ pub(in crate::dashboard) async fn reveal(
         p .warning .column role="alert" { "Anyone with the secret can use the key. This reveal is recorded in the audit log." }
         p { a href=(context.at(&format!("/keys/{}", key.id))) { "Back to API key" } }
     };
-    page(&context, "Secret", &content)
+    page(&context, &format!("Secret of {}", key.name), &content)
 }

@@ -62,7 +62,7 @@ fn shown_form(
             " " a .button href=(at) { "Cancel" }
         }
     };
-    page(context, "Rotate API key", &content)
+    page(context, &format!("Rotate {}", key.name), &content)
 }
 
 pub(in crate::dashboard) async fn rotate(

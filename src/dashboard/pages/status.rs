@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::extract::State;
 use axum::response::Response;
-use maud::{Markup, html};
+use maud::html;
 
 use super::components::{self, name};
 use super::posted_form::PostedForm;
@@ -30,8 +30,7 @@ pub(in crate::dashboard) async fn form(
         let what = "Requests with this key will be rejected until you enable it again.";
         ("disable", "Disable", what)
     };
-    let content = question(&context, &key, &fields, [action, label, what]);
-    page(&context, "Change API key status", &content)
+    question(&context, &key, &fields, [action, label, what])
 }
 
 pub(in crate::dashboard) async fn revoke_form(
@@ -40,8 +39,7 @@ pub(in crate::dashboard) async fn revoke_form(
     fields: FormFields,
 ) -> Response {
     let what = "Requests with this key will be rejected permanently. This cannot be undone. Its record and usage data are kept.";
-    let content = question(&context, &key, &fields, ["revoke", "Revoke", what]);
-    page(&context, "Revoke API key", &content)
+    question(&context, &key, &fields, ["revoke", "Revoke", what])
 }
 
 fn question(
@@ -49,9 +47,9 @@ fn question(
     key: &Key,
     fields: &FormFields,
     [action, label, what]: [&str; 3],
-) -> Markup {
+) -> Response {
     let at = context.at(&format!("/keys/{}", key.id));
-    html! {
+    let content = html! {
         p { a href=(at) { "Back to API key" } }
         h1 { (label) " " (name(&key.name)) "?" }
         form .column .panel method="post" action={ (at) "/" (action) } {
@@ -61,7 +59,8 @@ fn question(
             button type="submit" class=(if action == "enable" { "primary" } else { "danger" }) { (label) }
             " " a .button href=(at) { "Cancel" }
         }
-    }
+    };
+    page(context, &format!("{label} {}", key.name), &content)
 }
 
 pub(in crate::dashboard) async fn disable(

@@ -27,7 +27,7 @@ pub(in crate::dashboard) async fn of_key(
     fields: FormFields,
 ) -> Response {
     match shown(&shared, &context, &key, &fields).await {
-        Ok(content) => page(&context, "Usage", &content),
+        Ok(content) => page(&context, &key.name, &content),
         Err(failure) => failure.page(&context),
     }
 }
