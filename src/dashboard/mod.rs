@@ -66,6 +66,7 @@ mod download;
 mod form;
 mod guard;
 mod idempotency;
+mod next;
 mod page_context;
 mod pages;
 mod router;

@@ -14,6 +14,7 @@ use super::api;
 use super::base_path::BasePath;
 use super::csrf::is_same_origin;
 use super::guard::Denied;
+use super::next;
 use super::page_context::PageContext;
 use super::pages::{self, sign_in};
 use super::state::Shared;
@@ -137,9 +138,8 @@ async fn authenticate(
         }
         Err(denied) if api::is_at(parts.uri.path()) => api::denied(denied),
         Err(Denied::Unauthenticated) => {
-            let sign_in_page = || format!("{}/sign-in", base.0);
             let url = match shared.guard.sign_in_form() {
-                Some(_) => Some(sign_in_page()),
+                Some(_) => Some(sign_in::address(&base, next::of(&parts.uri))),
                 None => shared.guard.sign_in_url().map(String::from),
             };
             match url {

@@ -10,6 +10,7 @@ mod hostile;
 mod keys;
 mod log;
 mod markup;
+mod navigation;
 mod outage;
 mod overview;
 mod pages;

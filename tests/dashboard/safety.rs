@@ -67,7 +67,7 @@ async fn every_route_requires_authentication() {
     let request = Request::get("/admin/keys").header("accept", "text/html,*/*");
     let response = pages.ask(request.body(Body::empty()).unwrap()).await;
     assert_eq!(response.status, StatusCode::SEE_OTHER);
-    assert_eq!(response.headers[LOCATION], "/admin/sign-in");
+    assert_eq!(response.headers[LOCATION], "/admin/sign-in?next=%2Fkeys");
 }
 
 #[tokio::test]

@@ -14,7 +14,9 @@ use maud::html;
 use super::posted_form::PostedForm;
 use super::{access_denied, assets, html_document, not_found, page, redirect};
 use crate::dashboard::base_path::BasePath;
-use crate::dashboard::page_context::{PageContext, home};
+use crate::dashboard::form::FormFields;
+use crate::dashboard::next::{self, NEXT};
+use crate::dashboard::page_context::PageContext;
 use crate::dashboard::pages::components;
 use crate::dashboard::state::Shared;
 use crate::telemetry;
@@ -33,23 +35,36 @@ pub(in crate::dashboard) fn redirect_to_sign_in(parts: &Parts, address: String) 
     }
 }
 
+/// The URL of the sign-in page, which returns to `next`.
+pub(in crate::dashboard) fn address(base: &BasePath, next: Option<&str>) -> String {
+    let fields: FormFields = next
+        .map(|next| (NEXT, next.to_owned()))
+        .into_iter()
+        .collect();
+    let query = fields.query();
+    let mark = if query.is_empty() { "" } else { "?" };
+    format!("{}/sign-in{mark}{query}", base.0)
+}
+
 pub(in crate::dashboard) async fn form(
     State(shared): State<Arc<Shared>>,
     base: BasePath,
+    fields: FormFields,
 ) -> Response {
     if shared.guard.sign_in_form().is_none() {
         return access_denied(StatusCode::NOT_FOUND);
     }
-    shown(&base.0, None)
+    shown(&base.0, fields.get(NEXT), None)
 }
 
-fn shown(base: &str, wrong: Option<&str>) -> Response {
+fn shown(base: &str, next: Option<&str>, wrong: Option<&str>) -> Response {
     let content = html! {
         main #content .sign-in {
             p .brand { img src={ (base) (assets::ICON.address()) } width="18" height="18" alt=""; "keytally" }
             h1 { "Sign in" }
             @if let Some(wrong) = wrong { p .error role="alert" { (wrong) } }
             form .panel method="post" action={ (base) "/sign-in" } {
+                @if let Some(next) = next { input type="hidden" name=(NEXT) value=(next); }
                 p .field {
                     label for="secret" { "Admin token" }
                     input type="password" id="secret" name="secret" required autofocus
@@ -71,17 +86,18 @@ pub(in crate::dashboard) async fn sign_in(
     let Some(sign_in_form) = shared.guard.sign_in_form() else {
         return access_denied(StatusCode::NOT_FOUND);
     };
-    let fields = form.map(|Form(fields)| fields).unwrap_or_default();
-    let secret = fields.iter().find(|(name, _)| name == "secret");
-    let Some(admin) = secret.and_then(|(_, secret)| sign_in_form.sign_in(secret.trim())) else {
+    let fields = FormFields(form.map(|Form(fields)| fields).unwrap_or_default());
+    let secret = fields.get("secret");
+    let Some(admin) = secret.and_then(|secret| sign_in_form.sign_in(secret)) else {
         telemetry::warn!("dashboard sign-in failed");
-        let form = shown(&base, Some("Invalid admin token."));
+        let form = shown(&base, fields.get(NEXT), Some("Invalid admin token."));
         let mut form = (StatusCode::UNAUTHORIZED, form).into_response();
         challenge(form.headers_mut());
         return form;
     };
     let cookie = shared.signer.session(&admin, &headers, &base);
-    ([(SET_COOKIE, cookie)], redirect(home(&base))).into_response()
+    let to = next::url(&base, fields.get(NEXT));
+    ([(SET_COOKIE, cookie)], redirect(to)).into_response()
 }
 
 pub(in crate::dashboard) async fn sign_out_form(
