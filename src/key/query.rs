@@ -19,6 +19,8 @@ pub struct KeyQuery {
     pub status: Option<(KeyStatus, Timestamp)>,
     /// Only keys whose name contains this text, ignoring case.
     pub name: Option<String>,
+    /// Only keys whose name contains this text, ignoring case, or whose hint or id contains it.
+    pub search: Option<String>,
     /// Only keys with one of these ids. Ids after the first [`PageRequest::MAX_LIMIT`] are ignored.
     pub ids: Option<Vec<KeyId>>,
     /// Only keys created before this time and not used since.
@@ -56,6 +58,13 @@ impl KeyQuery {
     #[must_use]
     pub fn name(mut self, part: impl Into<String>) -> Self {
         self.name = Some(part.into());
+        self
+    }
+
+    /// Lists only keys whose name contains this text, ignoring case, or whose hint or id contains it.
+    #[must_use]
+    pub fn search(mut self, text: impl Into<String>) -> Self {
+        self.search = Some(text.into());
         self
     }
 
@@ -103,16 +112,17 @@ impl KeyQuery {
 
     /// Whether a key passes every filter. The page token is not considered.
     pub fn matches(&self, key: &Key) -> bool {
+        let named = |part: &str| key.name.to_lowercase().contains(&part.to_lowercase());
         self.owner
             .as_deref()
             .is_none_or(|owner| key.owner.as_deref() == Some(owner))
             && self
                 .status
                 .is_none_or(|(status, at)| key.status(at) == status)
-            && self
-                .name
-                .as_deref()
-                .is_none_or(|part| key.name.to_lowercase().contains(&part.to_lowercase()))
+            && self.name.as_deref().is_none_or(named)
+            && self.search.as_deref().is_none_or(|text| {
+                named(text) || key.hint.contains(text) || key.id.as_str().contains(text)
+            })
             && self.wanted_ids().is_none_or(|ids| ids.contains(&key.id))
             && self
                 .unused_since
@@ -157,16 +167,21 @@ mod tests {
             .owner("acme")
             .status(KeyStatus::Active, day)
             .name("zAP")
+            .search("PIER")
             .ids([other, key.id])
             .unused_since(day + micro)
             .expires_before(next + micro)
             .imported(false);
         assert!(all.matches(&key) && KeyQuery::new().matches(&key));
+        for text in ["", "3fK9aB0000zzZZ19", "0zzZ", "3fK9…", &key.hint] {
+            assert!(all.clone().search(text).matches(&key), "{text}");
+        }
         for other in [
             all.clone().owner("Acme"),
             all.clone().status(KeyStatus::Active, next),
             all.clone().status(KeyStatus::Disabled, day),
             all.clone().name("zip"),
+            all.clone().search("3FK9"),
             all.clone().ids([other]),
             all.clone().unused_since(day),
             all.clone().expires_before(next),

@@ -364,7 +364,11 @@ pub async fn odd_values_are_kept_or_find_nothing<B: Backend>(backend: &B) {
             let page = backend.requests(&LogQuery::new(filter)).await.unwrap();
             assert!(page.items.is_empty());
         }
-        for query in [KeyQuery::new().name(text), KeyQuery::new().owner(text)] {
+        for query in [
+            KeyQuery::new().name(text),
+            KeyQuery::new().search(text),
+            KeyQuery::new().owner(text),
+        ] {
             assert!(backend.list(&query).await.unwrap().items.is_empty());
         }
         let entries = backend

@@ -42,7 +42,10 @@ impl<E: Engine> SqlBackend<E> {
         // Stored texts never contain U+0000, which PostgreSQL rejects.
         let nul = |text: &Option<String>| text.as_deref().is_some_and(|text| text.contains('\0'));
         let statement = keys::list(self.names(), query)?;
-        if nul(&query.owner) || nul(&query.name) {
+        if [&query.owner, &query.name, &query.search]
+            .into_iter()
+            .any(nul)
+        {
             return Ok(Page::empty());
         }
         let keys = async {

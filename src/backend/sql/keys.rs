@@ -113,12 +113,22 @@ pub(super) fn list(names: &Names, query: &KeyQuery) -> Result<Statement, StoreEr
     if let Some(owner) = query.owner.as_deref() {
         sql.push(" AND owner = ").push_bind(owner);
     }
+    let contains = |sql: &mut Statement, column: &str, part: &str| {
+        let (before, after) = names.dialect.position(column);
+        sql.push(&before).push_bind(part).push(after).push(" > 0");
+    };
     if let Some(part) = query.name.as_deref().filter(|part| !part.is_empty()) {
-        let (before, after) = names.dialect.position("name_lower");
-        sql.push(" AND ").push(&before);
-        sql.push_bind(&*part.to_lowercase())
-            .push(after)
-            .push(" > 0");
+        sql.push(" AND ");
+        contains(&mut sql, "name_lower", &part.to_lowercase());
+    }
+    if let Some(text) = query.search.as_deref().filter(|text| !text.is_empty()) {
+        sql.push(" AND (");
+        contains(&mut sql, "name_lower", &text.to_lowercase());
+        for column in ["hint", "id"] {
+            sql.push(" OR ");
+            contains(&mut sql, column, text);
+        }
+        sql.push(")");
     }
     if let Some((status, at)) = query.status {
         let at = Value::Time(Some(floor_micros(at)));

@@ -104,6 +104,15 @@ async fn filters_agree_with_matches<S: KeyAdmin + ?Sized>(
             }
         }
         queries.extend(parts.map(|part| query.clone().name(part)));
+        queries.extend(parts.map(|part| query.clone().search(part)));
+        // Hints and ids, which are case-sensitive.
+        for key in &keys[..2] {
+            let (id, hint) = (key.id.as_str(), &*key.hint);
+            for text in [id, &id[2..9], hint] {
+                queries.push(query.clone().search(text));
+                queries.push(query.clone().search(text.to_uppercase()));
+            }
+        }
         for (status, part) in statuses.into_iter().zip(["", "%", "ÄRGER", "'"]) {
             queries.push(query.clone().status(status, fixture.now).name(part));
         }
@@ -154,6 +163,12 @@ async fn filters_work_alone<S: KeyAdmin + ?Sized>(store: &S, fixture: &Fixture, 
         &read_all(store, query.clone(), None).await,
         &expected(keys, &query),
         "the name filter works without an owner and ignores case",
+    );
+    let query = KeyQuery::new().search(keys[0].id.as_str());
+    equal(
+        &read_all(store, query.clone(), None).await,
+        &expected(keys, &query),
+        "the search filter works without an owner",
     );
     let ids = keys.iter().map(|key| key.id);
     let query = KeyQuery::new().ids(ids);

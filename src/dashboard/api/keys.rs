@@ -24,6 +24,8 @@ use crate::web::{Body, KeyInPath, Query, at_most};
 pub(super) struct Wanted {
     /// Only keys whose name contains this text, case-insensitively.
     name: Option<String>,
+    /// Only keys whose name contains this text, case-insensitively, or whose hint or ID contains it.
+    search: Option<String>,
     /// Only keys with exactly this owner.
     owner: Option<String>,
     /// Only keys with this status.
@@ -54,6 +56,7 @@ impl TryFrom<Wanted> for KeyQuery {
             query.page.limit = limit;
         }
         query.name = wanted.name;
+        query.search = wanted.search;
         query.owner = wanted.owner;
         query.status = wanted.status.map(|status| (status, Timestamp::now()));
         query.unused_since = wanted.unused_since;

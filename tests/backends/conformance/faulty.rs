@@ -40,6 +40,7 @@ faults! {
     ListRepeatsKeys => "a list is ordered",
     ListSkipsKeys => "neither skip nor repeat keys",
     NameFilterIsCaseSensitive => "a list agrees with KeyQuery::matches",
+    SearchIgnoresHints => "a list agrees with KeyQuery::matches",
     IgnoresIdFilter => "a list agrees with KeyQuery::matches",
     IgnoresExpiryFilter => "a list agrees with KeyQuery::matches",
     IgnoresImportedFilter => "a list agrees with KeyQuery::matches",
@@ -258,6 +259,13 @@ impl KeyAdmin for Faulty {
             Some(Fault::NameFilterIsCaseSensitive) => {
                 if let Some(part) = &query.name {
                     page.items.retain(|key| key.name.contains(part));
+                }
+            }
+            Some(Fault::SearchIgnoresHints) => {
+                if let Some(text) = &query.search {
+                    let text = text.to_lowercase();
+                    page.items
+                        .retain(|key| key.name.to_lowercase().contains(&text));
                 }
             }
             Some(Fault::TreatsNewKeysAsUnused) => {
