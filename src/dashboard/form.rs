@@ -17,7 +17,7 @@ use crate::page::MIN_TIME;
 pub(super) struct FormFields(pub(super) Vec<(String, String)>);
 
 impl FormFields {
-    fn of_query(query: &str) -> Self {
+    pub(super) fn of_query(query: &str) -> Self {
         // Any text parses as names and values.
         Self(serde_urlencoded::from_str(query).unwrap_or_default())
     }

@@ -63,6 +63,7 @@ mod base_path;
 mod charts;
 mod csrf;
 mod download;
+mod find;
 mod form;
 mod guard;
 mod idempotency;

@@ -36,13 +36,15 @@ const OPEN: [&str; 4] = [
 /// Every route outside of the API.
 fn pages() -> Vec<(&'static str, MethodRouter<Arc<Shared>>)> {
     use pages::{
-        assets, audit, delete, edit, generate, keys, log, overview, reveal, rotate, status, usage,
+        assets, audit, delete, edit, find, generate, keys, log, overview, reveal, rotate, status,
+        usage,
     };
 
     vec![
         ("/", get(overview::overview)),
         ("/keys", get(keys::list)),
         ("/keys/new", get(generate::form).post(generate::generate)),
+        ("/keys/find", get(find::form).post(find::find)),
         ("/keys/{id}", get(usage::of_key)),
         ("/keys/{id}/edit", get(edit::form).post(edit::save)),
         ("/keys/{id}/reveal", get(reveal::form).post(reveal::reveal)),

@@ -106,7 +106,7 @@ impl Signer {
         let name = hex(admin.name().as_bytes());
         let signature = self.sign(&["session", &name, &end, &id]);
         let value = format!("{name}.{end}.{id}.{signature}");
-        cookie(&value, SESSION.as_secs(), headers, path)
+        cookie(COOKIE_NAME, &value, SESSION.as_secs(), headers, path)
     }
 
     /// The administrator of the first valid session cookie.
@@ -120,7 +120,7 @@ impl Signer {
     pub(super) fn sign_out(&self, headers: &HeaderMap, path: &str) -> String {
         let sessions: Vec<_> = self.sessions(headers).map(|(_, session)| session).collect();
         self.signed_out().extend(sessions, Timestamp::now());
-        cookie("", 0, headers, path)
+        cookie(COOKIE_NAME, "", 0, headers, path)
     }
 
     /// The sessions with a valid signature that have not expired, including signed-out ones.
@@ -155,7 +155,8 @@ impl Signer {
     }
 }
 
-fn cookie(value: &str, age: i64, headers: &HeaderMap, path: &str) -> String {
+/// The `Set-Cookie` header of a cookie for the dashboard at this path.
+pub(super) fn cookie(name: &str, value: &str, age: i64, headers: &HeaderMap, path: &str) -> String {
     // A link may control a part of the path, which must not add cookie attributes.
     let path = match path {
         "" => "/",
@@ -167,7 +168,7 @@ fn cookie(value: &str, age: i64, headers: &HeaderMap, path: &str) -> String {
     } else {
         "; Secure"
     };
-    format!("{COOKIE_NAME}={value}; Path={path}; Max-Age={age}; HttpOnly; SameSite=Strict{secure}")
+    format!("{name}={value}; Path={path}; Max-Age={age}; HttpOnly; SameSite=Strict{secure}")
 }
 
 /// Whether the browser connects to localhost, where no TLS is needed. Proxies may rewrite `Host`, so `Origin` must agree

@@ -314,6 +314,13 @@ impl Peppers {
         Some(Digest::new(*name, hmac(keyed, secret)))
     }
 
+    /// The digests of a secret under each pepper.
+    #[cfg(feature = "dashboard")]
+    pub(super) fn digests(&self, secret: &[u8]) -> impl Iterator<Item = Digest> {
+        let peppers = self.0.iter();
+        peppers.map(|(name, keyed)| Digest::new(*name, hmac(keyed, secret)))
+    }
+
     /// Whether the secret has this digest. Takes the same work for every secret and digest. A digest with an
     /// unknown pepper matches nothing.
     ///

@@ -9,6 +9,8 @@ mod encrypted_secret;
 #[cfg(feature = "recoverable")]
 mod encryption;
 mod error;
+#[cfg(feature = "dashboard")]
+mod identify;
 mod import;
 mod imported_format;
 mod invalidation;
@@ -56,11 +58,15 @@ pub(crate) use cache::{CacheLookup, CachedKey};
 #[cfg(test)]
 pub(crate) use digest::tests::{COMPUTED, Computed};
 pub(crate) use error::check_time;
+#[cfg(feature = "dashboard")]
+pub(crate) use identify::identify;
 pub(crate) use imported_format::ImportCandidate;
 #[cfg(feature = "conformance")]
 pub(crate) use invalidation::Invalidate;
 #[cfg(feature = "password-hashes")]
 pub(crate) use password_hash::verify as verify_password;
+#[cfg(feature = "dashboard")]
+pub(crate) use redact::ids_of_secrets;
 pub(crate) use redact::{credential_has_secret, has_secret, redact_secrets, truncate_for_search};
 pub(crate) use secret::id_of;
 pub(crate) use verified::{Recalled, Tag, forget, recall, remember};

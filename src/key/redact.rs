@@ -5,6 +5,8 @@ use std::borrow::Cow;
 use std::ops::Range;
 
 use super::secret::{BODY_LEN, HINT_LEN, MAX_PREFIX_LEN, id_of};
+#[cfg(feature = "dashboard")]
+use crate::id::KeyId;
 
 /// The number of levels of percent-encoding that are decoded.
 const MAX_DECODINGS: usize = 3;
@@ -63,6 +65,17 @@ fn redacted(text: &str, max_len: usize) -> Cow<'_, str> {
     redacted.push_str(&kept[done..]);
     redacted.truncate(floor_char_boundary(&redacted, max_len));
     Cow::Owned(redacted)
+}
+
+/// The ids in the secrets that a text contains, also in those with a wrong checksum.
+#[cfg(feature = "dashboard")]
+pub(crate) fn ids_of_secrets(text: &str) -> impl Iterator<Item = KeyId> {
+    let bodies = bodies(text.as_bytes());
+    let secrets = bodies.filter(|body| body.is_alone() || body.has_checksum());
+    secrets.filter_map(|body| {
+        let digits = &body.text[body.underscore + 1..];
+        KeyId::from_digits(digits.first_chunk::<{ KeyId::LEN }>()?)
+    })
 }
 
 /// Whether a credential contains a secret, detected by its checksum, or a word that resembles a mistyped or

@@ -158,7 +158,7 @@ impl Prefix {
     }
 }
 
-fn is_prefix(text: &[u8]) -> bool {
+pub(super) fn is_prefix(text: &[u8]) -> bool {
     let word = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
     if text.len() > MAX_PREFIX_LEN {
         return false;

@@ -60,7 +60,7 @@ impl Browser {
         // The values of the content setting: allowed or blocked.
         let javascript = if scripts == Scripts::On { 1 } else { 2 };
         let capabilities = json!({
-            "goog:loggingPrefs": { "browser": "ALL" },
+            "goog:loggingPrefs": { "browser": "ALL", "performance": "ALL" },
             "goog:chromeOptions": {
                 "args": arguments,
                 "prefs": {
@@ -95,6 +95,27 @@ impl Browser {
             .filter_map(|entry| entry["message"].as_str())
             .filter(|message| !message.contains("the server responded with a status of"))
             .map(String::from)
+            .collect()
+    }
+
+    /// The requests sent since the last call, as `Network.requestWillBeSent` events of the DevTools protocol. A redirect
+    /// is in the event of the request that follows it.
+    pub(crate) async fn requests(&self) -> Vec<Value> {
+        let logged = self.extra("se/log", json!({ "type": "performance" })).await;
+        let logged = logged.as_array().into_iter().flatten();
+        logged
+            .filter_map(|entry| serde_json::from_str(entry["message"].as_str()?).ok())
+            .filter(|event: &Value| event["message"]["method"] == "Network.requestWillBeSent")
+            .map(|mut event| event["message"]["params"].take())
+            .collect()
+    }
+
+    /// The URLs in the history of the tab.
+    pub(crate) async fn history(&self) -> Vec<String> {
+        let history = self.devtools("Page.getNavigationHistory", json!({})).await;
+        let entries = history["entries"].as_array().unwrap().iter();
+        entries
+            .map(|entry| entry["url"].as_str().unwrap().into())
             .collect()
     }
 

@@ -213,14 +213,14 @@ async fn keys_are_filtered_by_name_owner_and_status() {
         pages.open_key("Disable", UNUSED).await;
         pages.send("Disable").await;
         for (field, value, names) in [
-            ("Name", "zapier", &["Zapier Integration"][..]),
+            ("Name, hint or ID", "zapier", &["Zapier Integration"][..]),
             (
                 "Owner",
                 "customer-17",
                 &["PowerAutomate", "Zapier Integration"],
             ),
             ("Status", "disabled", &[UNUSED]),
-            ("Name", "nobody", &[]),
+            ("Name, hint or ID", "nobody", &[]),
         ] {
             pages.open("/keys").await;
             match field {

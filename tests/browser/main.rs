@@ -13,6 +13,7 @@ mod browser;
 mod cors;
 mod demo;
 mod failures;
+mod find;
 mod journey;
 mod keys;
 mod log;

@@ -65,8 +65,13 @@ impl Pages {
     }
 
     async fn leave_by(&self, element: Element) {
+        self.leaving(async || element.click().await.unwrap()).await;
+    }
+
+    /// Does something that leads to another page, and waits for it.
+    pub(crate) async fn leaving(&self, act: impl AsyncFnOnce()) {
         let old_page = self.find("//html").await;
-        element.click().await.unwrap();
+        act().await;
         until(async || old_page.tag_name().await.is_err()).await;
         let ready = async || self.ask("return document.readyState", vec![]).await == "complete";
         until(ready).await;

@@ -6,9 +6,10 @@ use axum::Json;
 use axum::extract::State;
 use http::StatusCode;
 use jiff::Timestamp;
-use serde::Deserialize;
-use utoipa::IntoParams;
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
 
+use crate::dashboard::find::{self, Found};
 use crate::dashboard::page_context::PageContext;
 use crate::dashboard::state::Shared;
 use crate::key::{KeyAdmin, KeyQuery, KeyStatus, KeyUpdate};
@@ -84,6 +85,48 @@ pub(super) async fn list(
 ) -> Result<Json<Page<Key>>, Problem> {
     let keys = shared.keys.list(&wanted.try_into()?).await?;
     Ok(Json(Page::of(keys, Key::from)))
+}
+
+/// A text to find keys by.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Text {
+    /// A secret, a text that contains one, a key ID, or a part of a name or hint.
+    text: String,
+}
+
+/// The keys that were found.
+#[derive(Serialize, ToSchema)]
+pub(super) struct FoundKeys {
+    /// The keys, at most 50. Empty if there are none.
+    keys: Vec<Key>,
+    /// Whether the text has the secret of the key.
+    by_secret: bool,
+}
+
+/// Finds the key of a leaked secret, or keys by ID, name or hint. The secret is sent in the body, since URLs end up in
+/// logs.
+#[utoipa::path(
+    post, path = "/keys/find",
+    operation_id = "find_keys",
+    tag = "keys",
+    request_body = Text,
+    responses(
+        (status = 200, description = "The keys", body = FoundKeys),
+        Problem,
+    ),
+)]
+pub(super) async fn find(
+    State(shared): State<Arc<Shared>>,
+    Body(Text { text }, _): Body<Text>,
+) -> Result<Json<FoundKeys>, Problem> {
+    let (keys, by_secret) = match find::find(&shared, &text).await? {
+        Found::Key { key, by_secret } => (vec![*key], by_secret),
+        Found::Several { keys, .. } => (keys, false),
+        Found::None { .. } => (Vec::new(), false),
+    };
+    let keys = keys.into_iter().map(Key::from).collect();
+    Ok(Json(FoundKeys { keys, by_secret }))
 }
 
 /// Returns a key.

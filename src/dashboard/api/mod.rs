@@ -69,6 +69,7 @@ impl Modify for Credentials {
 fn described() -> (Router<Arc<Shared>>, Document) {
     OpenApiRouter::with_openapi(Described::openapi())
         .routes(routes!(keys::list, secrets::create))
+        .routes(routes!(keys::find))
         .routes(routes!(keys::read, keys::update, keys::delete))
         .routes(routes!(keys::disable))
         .routes(routes!(keys::enable))

@@ -1,4 +1,5 @@
-// Progressive enhancements: copy buttons, times in the browser's time zone, and the choice of columns.
+// Progressive enhancements: copy buttons, times in the browser's time zone, the choice of columns, and secrets that are
+// reduced to key ids.
 "use strict";
 
 const remember = (name, value) => {
@@ -17,6 +18,29 @@ for (const time of document.querySelectorAll("time[datetime]")) {
     const clock = time.classList.contains("date") ? {} : { timeStyle: style };
     time.textContent = date.toLocaleString([], { dateStyle: "medium", ...clock });
   }
+}
+
+// A secret does not leave the browser: its key id is sent instead.
+const find = document.querySelector("form.find");
+if (find) {
+  const SECRET = /[a-z0-9]_([0-9A-Za-z]{16})[0-9A-Za-z]{38}(?![0-9A-Za-z_])/;
+  const text = find.querySelector("[name=find]");
+  const found = find.querySelector("[name=secret-found]");
+  find.addEventListener("submit", () => {
+    const id = SECRET.exec(text.value)?.[1];
+    found.value = id ? "yes" : "";
+    if (id) text.value = id;
+  });
+  // Filters are a part of the URL, and reject secrets.
+  document.addEventListener("invalid", (event) => {
+    const input = event.target;
+    if (input.form.getAttribute("method") === "get" && SECRET.test(input.value)) {
+      event.preventDefault();
+      text.value = input.value;
+      input.value = "";
+      find.requestSubmit();
+    }
+  }, true);
 }
 
 // Screen readers do not announce a change of a button's label.

@@ -74,8 +74,8 @@ fn content(
         h1 { "Audit log" }
         form .filters method="get" action=(context.at("/audit")) role="search" aria-label="Filter audit log" {
             (components::alert(wrong, "after"))
-            (field("actor", "Actor").text())
-            (field("key", "Key ID").text())
+            (field("actor", "Actor").in_url())
+            (field("key", "Key ID").in_url())
             (components::choice_or("action", "Action", fields.get("action"),
                 [("", "Any")].into_iter().chain(actions), wrong.get("action")))
             button type="submit" { "Apply" }

@@ -115,6 +115,7 @@ pub(super) enum Icon {
     Disable,
     Enable,
     Delete,
+    Search,
 }
 
 /// An icon, hidden from screen readers: the element around it has a label.
@@ -132,6 +133,10 @@ pub(super) fn icon(icon: Icon) -> Markup {
         Icon::Delete => (
             "delete",
             "M2 4h12M6 4V2h4v2M4 4l.6 10h6.8L12 4M6.7 7v4M9.3 7v4",
+        ),
+        Icon::Search => (
+            "search",
+            "M7 12A5 5 0 1 1 7 2a5 5 0 0 1 0 10Zm3.6-1.4L14 14",
         ),
     };
     html! {
@@ -151,6 +156,10 @@ pub(super) fn once() -> Markup {
     html! { input type="hidden" name=(ONCE) value=(id); }
 }
 
+/// The pattern of inputs that reject secrets, and what browsers say then.
+const NO_SECRET: &str = "(?!.*[a-z0-9]_[0-9A-Za-z]{54}(?![0-9A-Za-z_])).*";
+const FIND_INSTEAD: &str = "To find the key of a secret, use “Find a key”.";
+
 /// A labelled input of a form.
 #[derive(Clone, Copy)]
 pub(super) struct Input<'a> {
@@ -159,6 +168,7 @@ pub(super) struct Input<'a> {
     value: &'a str,
     hint: &'a str,
     wrong: Option<&'a str>,
+    in_url: bool,
 }
 
 impl<'a> Input<'a> {
@@ -169,6 +179,7 @@ impl<'a> Input<'a> {
             value,
             hint: "",
             wrong: None,
+            in_url: false,
         }
     }
 
@@ -186,6 +197,15 @@ impl<'a> Input<'a> {
         self.of("text", false)
     }
 
+    /// A text that becomes a part of the URL. Browsers do not send it if it is a secret.
+    pub(super) fn in_url(self) -> Markup {
+        Self {
+            in_url: true,
+            ..self
+        }
+        .text()
+    }
+
     pub(super) fn required(self) -> Markup {
         self.of("text", true)
     }
@@ -198,6 +218,10 @@ impl<'a> Input<'a> {
         let Self { name, value, .. } = self;
         // Without a step, browsers reject times with seconds.
         let step = (kind == "datetime-local").then_some("1");
+        let (pattern, title) = match self.in_url {
+            true => (Some(NO_SECRET), Some(FIND_INSTEAD)),
+            false => (None, None),
+        };
         let described = [
             (!self.hint.is_empty()).then(|| format!("{name}-hint")),
             self.wrong.map(|_| format!("{name}-wrong")),
@@ -206,7 +230,7 @@ impl<'a> Input<'a> {
         html! {
             p .field {
                 label for=(name) { (self.label) }
-                input type=(kind) id=(name) name=(name) value=(value) step=[step] required[required]
+                input type=(kind) id=(name) name=(name) value=(value) step=[step] pattern=[pattern] title=[title] required[required]
                     autocomplete="off" aria-invalid=[self.wrong.map(|_| "true")]
                     aria-describedby=[(!described.is_empty()).then(|| described.join(" "))];
                 @if !self.hint.is_empty() { small id={ (name) "-hint" } { (self.hint) } }

@@ -59,7 +59,7 @@ fn query(fields: &FormFields) -> (KeyQuery, FieldErrors) {
             KeyQuery::new()
         }
     };
-    query.name = fields.get("name").map(Into::into);
+    query.search = fields.get("name").map(Into::into);
     query.owner = fields.get("owner").map(Into::into);
     if let Some(name) = fields.get("status") {
         let mut known = KeyStatus::ALL.into_iter();
@@ -128,8 +128,8 @@ fn filters(
     html! {
         form .filters method="get" action=(context.at("/keys")) role="search" aria-label="Filter API keys" {
             (components::alert(wrong, "after"))
-            (field("name", "Name").text())
-            (field("owner", "Owner").text())
+            (field("name", "Name, hint or ID").in_url())
+            (field("owner", "Owner").in_url())
             (choice("status", "Status", &statuses))
             (choice("show", "Show", &SHOWN))
             button type="submit" { "Apply" }

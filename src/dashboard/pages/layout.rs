@@ -7,6 +7,7 @@ use http::StatusCode;
 use http::header::{LOCATION, RETRY_AFTER};
 use maud::{DOCTYPE, Markup, html};
 
+use super::components::{Icon, icon};
 use super::{assets, components};
 use crate::dashboard::idempotency::IdempotencyError;
 use crate::dashboard::page_context::PageContext;
@@ -15,6 +16,10 @@ use crate::key::{IssueError, RevealError, StoreError};
 use crate::telemetry;
 use crate::usage::ReadError;
 use crate::web::challenge;
+
+/// The fields of the form that finds a key. The script sends the id of a secret, and that it was one.
+pub(super) const FIND: &str = "find";
+pub(super) const SECRET_FOUND: &str = "secret-found";
 
 /// A page for an authenticated administrator.
 pub(in crate::dashboard) fn page(context: &PageContext, title: &str, content: &Markup) -> Response {
@@ -37,6 +42,7 @@ pub(in crate::dashboard) fn page(context: &PageContext, title: &str, content: &M
                     a href=(href) aria-current=[current(path, &context.path)] { (name) }
                 }
             }
+            (find_form(context))
             @let name = html! { span .clip { (components::name(context.admin.name())) } };
             @match &context.sign_out {
                 Some(address) => a .who href=(address) { (name) span { "Sign out" } },
@@ -51,6 +57,20 @@ pub(in crate::dashboard) fn page(context: &PageContext, title: &str, content: &M
         }
     };
     html_document(&context.base, title, &frame)
+}
+
+/// The form that finds a key. Browsers must not remember or check what is entered.
+fn find_form(context: &PageContext) -> Markup {
+    html! {
+        form .find method="post" action=(context.at("/keys/find")) role="search" aria-label="Find a key" {
+            (components::token(context))
+            input type="hidden" name=(SECRET_FOUND) value="";
+            label .unseen for=(FIND) { "Find a key" }
+            input type="text" id=(FIND) name=(FIND) required placeholder="Find a key or secret"
+                title="Name, ID, hint or secret" autocomplete="off" autocapitalize="none" spellcheck="false";
+            button type="submit" aria-label="Find" title="Find" { (icon(Icon::Search)) }
+        }
+    }
 }
 
 /// The `aria-current` of a navigation link to this path on the page at `here`: the page itself, or one below it.

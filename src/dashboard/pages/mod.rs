@@ -8,6 +8,7 @@ mod components;
 pub(super) mod delete;
 mod details;
 pub(super) mod edit;
+pub(super) mod find;
 pub(super) mod generate;
 mod key_form;
 mod key_in_path;

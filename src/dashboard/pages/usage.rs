@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use axum::extract::State;
 use axum::response::Response;
+use http::HeaderMap;
 use jiff::Timestamp;
 use maud::{Markup, html};
 
@@ -12,7 +13,7 @@ use super::breakdowns::{self, Links, STATUSES};
 use super::components::{badge, copy, name};
 use super::log::{self, Log};
 use super::range::{self, TimeRange};
-use super::{Failure, details, page};
+use super::{Failure, details, find, page};
 use crate::dashboard::form::FormFields;
 use crate::dashboard::page_context::PageContext;
 use crate::dashboard::pages::key_in_path::KeyInPath;
@@ -24,9 +25,11 @@ pub(in crate::dashboard) async fn of_key(
     State(shared): State<Arc<Shared>>,
     context: PageContext,
     KeyInPath(key): KeyInPath,
+    headers: HeaderMap,
     fields: FormFields,
 ) -> Response {
-    match shown(&shared, &context, &key, &fields).await {
+    let warning = find::warning(&shared, &context, &headers, &key);
+    match shown(&shared, &context, &key, &fields, &warning).await {
         Ok(content) => page(&context, &key.name, &content),
         Err(failure) => failure.page(&context),
     }
@@ -37,6 +40,7 @@ async fn shown(
     context: &PageContext,
     key: &Key,
     fields: &FormFields,
+    warning: &Markup,
 ) -> Result<Markup, Failure> {
     let picked = TimeRange::of(context, fields);
     let range = |times: &Range<Timestamp>| {
@@ -68,6 +72,7 @@ async fn shown(
     };
     Ok(html! {
         p { a href=(context.at("/keys")) { "Back to API keys" } }
+        (warning)
         .head {
             h1 { (name(&key.name)) " " (badge(key)) }
             p { code { (key.id) } " " (copy(key.id.as_str(), "key ID")) }

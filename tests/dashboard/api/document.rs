@@ -25,6 +25,7 @@ async fn the_document_lists_all_operations_and_the_server() {
         "disable_key",
         "enable_key",
         "export_requests",
+        "find_keys",
         "find_spikes",
         "get_key",
         "get_merge_backlog",

@@ -27,7 +27,7 @@ impl Log<'_> {
     ) -> Markup {
         let text = |name, label, hint| {
             let input = Input::new(name, label, fields.get(name).unwrap_or_default());
-            input.hint(hint).wrong(wrong.get(name)).text()
+            input.hint(hint).wrong(wrong.get(name)).in_url()
         };
         let moment = |name, label, hint| {
             let time = fields.time(context, name).ok().flatten();
