@@ -71,6 +71,7 @@ mod next;
 mod page_context;
 mod pages;
 mod router;
+mod secret_in_url;
 mod session;
 mod state;
 

@@ -17,6 +17,7 @@ use super::guard::Denied;
 use super::next;
 use super::page_context::PageContext;
 use super::pages::{self, sign_in};
+use super::secret_in_url;
 use super::state::Shared;
 use crate::drain::Drain;
 use crate::telemetry;
@@ -90,6 +91,7 @@ pub(super) fn router<S: Clone + Send + Sync + 'static>(shared: Arc<Shared>) -> R
         .layer(from_fn_with_state(shared.clone(), authenticate))
         .merge(open)
         .layer(DefaultBodyLimit::max(MAX_FORM_BYTES))
+        .layer(from_fn(secret_in_url::remove))
         .layer(from_fn(add_security_headers))
         .layer(from_fn_with_state(shared.clone(), insert_base_path))
         .with_state(shared)

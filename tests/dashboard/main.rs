@@ -6,6 +6,7 @@ mod charts;
 mod counted;
 mod edit;
 mod failures;
+mod find;
 mod hostile;
 mod keys;
 mod log;
