@@ -108,6 +108,12 @@ impl FieldErrors {
         self.0.push((name, why.into()));
     }
 
+    /// Sets the only error of a field.
+    pub(super) fn replace(&mut self, name: &'static str, why: impl Into<String>) {
+        self.0.retain(|(field, _)| *field != name);
+        self.add(name, why);
+    }
+
     pub(super) fn get(&self, name: &str) -> Option<&str> {
         let mut errors = self.0.iter().filter(|(field, _)| *field == name);
         errors.next().map(|(_, why)| &**why)

@@ -100,7 +100,7 @@ async fn every_filter_selects_the_matching_requests() {
     ] {
         let response = pages.get(&format!("/admin/keys/{id}?{query}")).await;
         assert_eq!(found(&response), expected, "{query}");
-        let other = format!("key={other_id}&owner=nobody&{query}");
+        let other = format!("key={id}&owner=nobody&{query}");
         let response = pages.get(&format!("/admin/keys/{id}?{other}")).await;
         assert_eq!(found(&response), expected, "{other}");
     }

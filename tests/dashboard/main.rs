@@ -8,6 +8,7 @@ mod edit;
 mod failures;
 mod find;
 mod hostile;
+mod key_filter;
 mod keys;
 mod log;
 mod markup;

@@ -150,7 +150,7 @@ async fn store_calls_per_page_are_bounded() {
         ("/admin".to_owned(), 7),
         ("/admin/keys".into(), 1),
         ("/admin/log".into(), 3),
-        (format!("/admin/keys/{id}"), 5),
+        (format!("/admin/keys/{id}"), 6),
         (format!("/admin/keys/{id}/edit"), 1),
         ("/admin/audit".into(), 1),
     ] {

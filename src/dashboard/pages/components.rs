@@ -169,6 +169,7 @@ pub(super) struct Input<'a> {
     hint: &'a str,
     wrong: Option<&'a str>,
     in_url: bool,
+    suggestions: Option<&'a str>,
 }
 
 impl<'a> Input<'a> {
@@ -180,6 +181,7 @@ impl<'a> Input<'a> {
             hint: "",
             wrong: None,
             in_url: false,
+            suggestions: None,
         }
     }
 
@@ -191,6 +193,14 @@ impl<'a> Input<'a> {
     /// The error below the input.
     pub(super) fn wrong(self, wrong: Option<&'a str>) -> Self {
         Self { wrong, ..self }
+    }
+
+    /// The id of a `datalist` with suggestions.
+    pub(super) fn suggest(self, id: &'a str) -> Self {
+        Self {
+            suggestions: Some(id),
+            ..self
+        }
     }
 
     pub(super) fn text(self) -> Markup {
@@ -231,7 +241,7 @@ impl<'a> Input<'a> {
             p .field {
                 label for=(name) { (self.label) }
                 input type=(kind) id=(name) name=(name) value=(value) step=[step] pattern=[pattern] title=[title] required[required]
-                    autocomplete="off" aria-invalid=[self.wrong.map(|_| "true")]
+                    autocomplete="off" list=[self.suggestions] aria-invalid=[self.wrong.map(|_| "true")]
                     aria-describedby=[(!described.is_empty()).then(|| described.join(" "))];
                 @if !self.hint.is_empty() { small id={ (name) "-hint" } { (self.hint) } }
                 @if let Some(wrong) = self.wrong { small .wrong id={ (name) "-wrong" } { (wrong) } }

@@ -13,7 +13,7 @@ use super::breakdowns::{self, Links, STATUSES};
 use super::components::{badge, copy, name};
 use super::log::{self, Log};
 use super::range::{self, TimeRange};
-use super::{Failure, details, find, page};
+use super::{Failure, details, find, page, redirect};
 use crate::dashboard::form::FormFields;
 use crate::dashboard::page_context::PageContext;
 use crate::dashboard::pages::key_in_path::KeyInPath;
@@ -28,6 +28,9 @@ pub(in crate::dashboard) async fn of_key(
     headers: HeaderMap,
     fields: FormFields,
 ) -> Response {
+    if let Some(url) = log::leaving(&context, &key, &fields) {
+        return redirect(url);
+    }
     let warning = find::warning(&shared, &context, &headers, &key);
     match shown(&shared, &context, &key, &fields, &warning).await {
         Ok(content) => page(&context, &key.name, &content),

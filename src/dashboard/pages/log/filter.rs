@@ -84,7 +84,7 @@ impl Filtered {
         if key.is_some() {
             filter.key = key;
         } else {
-            let why = "Enter a valid key ID.";
+            let why = "Choose a key from the list.";
             filter.key = wrong.take("key", known(fields, "key", why));
             filter.owner = text("owner");
         }

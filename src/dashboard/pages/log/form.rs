@@ -7,7 +7,7 @@ use crate::dashboard::form::{FieldErrors, FormFields};
 use crate::dashboard::page_context::PageContext;
 use crate::dashboard::pages::breakdowns::STATUSES;
 use crate::dashboard::pages::causes;
-use crate::dashboard::pages::components::{self, Input, line};
+use crate::dashboard::pages::components::{self, Input};
 use crate::usage::Method;
 
 const OUTCOMES: [(&str, &str); 4] = [
@@ -18,12 +18,13 @@ const OUTCOMES: [(&str, &str); 4] = [
 ];
 
 impl Log<'_> {
-    /// Renders the filter form.
+    /// Renders the filter form around the field of the key.
     pub(super) fn form(
         &self,
         context: &PageContext,
         fields: &FormFields,
         wrong: &FieldErrors,
+        key: &Markup,
     ) -> Markup {
         let text = |name, label, hint| {
             let input = Input::new(name, label, fields.get(name).unwrap_or_default());
@@ -64,16 +65,8 @@ impl Log<'_> {
                 }
                 input type="hidden" name="zone" value=(context.zone_name());
                 (text("resource", "Resource ID", ""))
-                @match self.key {
-                    Some(key) => p .field {
-                        span .label { "API key" }
-                        span .fixed { (line(&key.name)) " " a href=(context.at("/log")) { "All keys" } }
-                    },
-                    None => {
-                        (text("key", "API key", "Key ID"))
-                        (text("owner", "Owner", ""))
-                    }
-                }
+                (key)
+                @if self.key.is_none() { (text("owner", "Owner", "")) }
                 (moment("since", "Date from", if self.picked.is_some() { "Defaults to the range above" } else { "" }))
                 (moment("until", "Date to", ""))
                 (choice("outcome", "Status", &OUTCOMES))

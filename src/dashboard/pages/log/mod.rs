@@ -3,6 +3,7 @@
 mod export;
 mod filter;
 mod form;
+mod key_filter;
 mod pagination;
 mod rows;
 
@@ -15,6 +16,8 @@ use maud::{Markup, html};
 pub(in crate::dashboard) use self::export::export;
 use self::filter::Filtered;
 pub(super) use self::filter::{FIELDS, FILTERS, PAGE_TOKENS};
+use self::key_filter::KeyChoices;
+pub(super) use self::key_filter::leaving;
 use super::breakdowns::{self, Links, STATUSES};
 use super::components;
 use super::range::{CUSTOM, TimeRange};
@@ -23,7 +26,8 @@ use crate::dashboard::charts;
 use crate::dashboard::form::FormFields;
 use crate::dashboard::page_context::PageContext;
 use crate::dashboard::state::Shared;
-use crate::key::{Key, KeyQuery};
+use crate::id::KeyId;
+use crate::key::Key;
 use crate::page::Page;
 use crate::usage::{
     Count, LogQuery, Outcome, ReadError, Summary, SummaryQuery, SummarySpec, UsageEvent, UsageRange,
@@ -72,10 +76,25 @@ impl Log<'_> {
         fields: &FormFields,
     ) -> Result<Markup, Failure> {
         let key = self.key.map(|key| key.id);
+        let choices = KeyChoices::read(shared).await?;
+        let resolved = match key {
+            Some(_) => Ok(fields.with([("key", "")])),
+            None => choices.resolve(shared, fields).await?,
+        };
+        let fields = resolved.as_ref().unwrap_or(fields);
         let mut filtered = Filtered::read(context, fields, key, self.picked);
+        if let Err(why) = &resolved {
+            filtered.wrong.replace("key", *why);
+        }
+        let chosen = key.as_ref().map(KeyId::as_str).or(fields.get("key"));
+        let chosen = chosen.unwrap_or_default();
+        let field = choices.field(shared, chosen, filtered.wrong.get("key"));
+        let field = field.await?;
         let found = page_of(shared, &mut filtered).await?;
         let keys = match &found {
-            Some((requests, _)) if self.key.is_none() => keys_of(shared, &requests.items).await?,
+            Some((requests, _)) if self.key.is_none() => {
+                choices.of(shared, &requests.items).await?
+            }
             _ => Vec::new(),
         };
         let failures = self.failures(shared, &filtered).await?;
@@ -93,7 +112,7 @@ impl Log<'_> {
                         p { (self.exports(context, &fixed)) }
                     }
                 }
-                (self.form(context, fields, &filtered.wrong))
+                (self.form(context, fields, &filtered.wrong, &field))
                 @if let Some(summary) = &failures {
                     (breakdowns::exactness(summary))
                     (breakdowns::failures_line(summary, &links))
@@ -208,18 +227,6 @@ async fn page_of(
         }
         Err(error) => Err(error.into()),
     }
-}
-
-/// The keys of these requests, to show their names. Deleted keys are missing.
-async fn keys_of(shared: &Shared, events: &[UsageEvent]) -> Result<Vec<Key>, Failure> {
-    let mut ids: Vec<_> = events.iter().filter_map(|event| event.key).collect();
-    ids.sort_unstable();
-    ids.dedup();
-    if ids.is_empty() {
-        return Ok(Vec::new());
-    }
-    let query = KeyQuery::new().limit(ids.len()).ids(ids);
-    Ok(shared.keys.list(&query).await?.items)
 }
 
 fn number_of(count: Count) -> String {
