@@ -71,10 +71,10 @@ impl PageContext {
         time.strftime("%Y-%m-%dT%H:%M:%S").to_string()
     }
 
-    /// A time in the browser's time zone, to the minute.
-    pub(super) fn clock(&self, time: Timestamp) -> String {
-        let time = self.zone.to_datetime(time);
-        time.strftime("%Y-%m-%d %H:%M").to_string()
+    /// A time in the browser's time zone, with its abbreviation, in this `strftime` format of the time of day.
+    pub(super) fn clock(&self, time: Timestamp, format: &str) -> String {
+        let time = time.to_zoned_datetime(self.zone.clone());
+        time.strftime(&format!("%Y-%m-%d {format} %Z")).to_string()
     }
 }
 

@@ -13,6 +13,7 @@ mod browser;
 mod cors;
 mod demo;
 mod failures;
+mod fields;
 mod find;
 mod journey;
 mod keys;

@@ -12,12 +12,12 @@ use crate::key::Key;
 
 /// A time in the browser's time zone, with UTC in the tooltip. The script formats it for the browser's locale.
 pub(super) fn time(context: &PageContext, time: Timestamp) -> Markup {
-    html! { time datetime=(time) title=(time) { (context.clock(time)) } }
+    html! { time datetime=(time) title=(time) { (context.clock(time, "%H:%M:%S")) } }
 }
 
 /// [`time`] without seconds.
 pub(super) fn minute(context: &PageContext, time: Timestamp) -> Markup {
-    html! { time .minute datetime=(time) title=(time) { (context.clock(time)) } }
+    html! { time .minute datetime=(time) title=(time) { (context.clock(time, "%H:%M")) } }
 }
 
 /// A date in the browser's time zone.
