@@ -61,6 +61,7 @@ fn pages() -> Vec<(&'static str, MethodRouter<Arc<Shared>>)> {
         ),
         ("/keys/{id}/delete", get(delete::form).post(delete::delete)),
         ("/log", get(log::of_all)),
+        ("/log/columns", get(log::columns).post(log::choose_columns)),
         ("/log/{format}", get(log::export)),
         ("/audit", get(audit::page_of)),
         ("/sign-in", get(sign_in::form).post(sign_in::sign_in)),

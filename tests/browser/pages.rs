@@ -320,9 +320,8 @@ impl Pages {
         .await;
     }
 
-    /// Toggles columns of the log.
+    /// Toggles columns of the log. Without JavaScript, they need to be applied.
     pub(crate) async fn edit_columns(&self, names: &[&str]) {
-        const EDIT: &str = "//details[summary[normalize-space()='Edit columns']]";
         self.find(&format!("{EDIT}/summary"))
             .await
             .click()
@@ -337,6 +336,13 @@ impl Pages {
             .click()
             .await
             .unwrap();
+    }
+
+    /// Applies the chosen columns.
+    pub(crate) async fn apply_columns(&self) {
+        let summary = self.find(&format!("{EDIT}/summary")).await;
+        summary.click().await.unwrap();
+        self.send("Apply columns").await;
     }
 
     /// Downloads a file, and returns its content.
@@ -444,6 +450,8 @@ impl Pages {
 
 /// A time, its text and its tooltip.
 pub(crate) type Time = (Timestamp, String, String);
+
+const EDIT: &str = "//details[summary[normalize-space()='Edit columns']]";
 
 const FILTER: &str = "//form[@aria-label='Filter request log']";
 

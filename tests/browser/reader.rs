@@ -106,7 +106,12 @@ async fn pages_work_without_javascript() {
             log[0].contains_key("Endpoint") && !log[0].contains_key("Path"),
             "{log:?}"
         );
-        assert!(!pages.text().await.contains("Edit columns"));
+        pages.edit_columns(&["Path", "Endpoint"]).await;
+        pages.apply_columns().await;
+        assert_eq!(pages.filtered_by("Status").await, "completed");
+        let log = pages.log().await;
+        assert_eq!(log[0]["Path"], "/v1/postings/7");
+        assert!(!log[0].contains_key("Endpoint"), "{log:?}");
         // Without the script, times are in UTC.
         for (time, text, tooltip) in pages.times().await {
             let clocks = ["%Y-%m-%d %H:%M:%S UTC", "%Y-%m-%d %H:%M UTC"];

@@ -3,6 +3,7 @@
 mod api;
 mod assets;
 mod charts;
+mod columns;
 mod counted;
 mod edit;
 mod failures;

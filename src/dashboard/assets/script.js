@@ -71,42 +71,20 @@ for (const button of document.querySelectorAll("button[data-copy]")) {
   });
 }
 
-for (const table of document.querySelectorAll("table[data-columns]")) {
-  const place = `keytally_columns_${table.dataset.columns}`;
-  const heads = [...table.tHead.rows[0].cells];
-  const names = heads.map((head) => head.textContent);
-  const usual = heads.filter((head) => !head.classList.contains("extra")).map((head) => head.textContent);
-  let chosen;
-  try {
-    chosen = JSON.parse(localStorage.getItem(place));
-  } catch {}
-  if (!Array.isArray(chosen)) chosen = usual;
-  const show = () => {
+// Changed columns show at once. The server reads the cookie.
+for (const form of document.querySelectorAll(".columns form")) {
+  const table = form.closest("section").querySelector("table.log");
+  const boxes = [...form.querySelectorAll("[type=checkbox]")];
+  form.querySelector("button").hidden = true;
+  form.addEventListener("change", () => {
     for (const row of table.rows) {
-      [...row.cells].forEach((cell, n) => { cell.hidden = !chosen.includes(names[n]); });
+      boxes.forEach((box, n) => {
+        const cell = row.cells[n];
+        cell.hidden = !box.checked;
+        if (cell.className === "extra") cell.dataset.label = table.tHead.rows[0].cells[n].textContent;
+      });
     }
-  };
-  table.classList.add("chosen");
-  show();
-  const edit = document.createElement("details");
-  edit.className = "columns";
-  const summary = document.createElement("summary");
-  summary.textContent = "Edit columns";
-  edit.append(summary);
-  for (const name of names) {
-    const label = document.createElement("label");
-    const box = document.createElement("input");
-    box.type = "checkbox";
-    box.checked = chosen.includes(name);
-    box.addEventListener("change", () => {
-      chosen = names.filter((it) => (it === name ? box.checked : chosen.includes(it)));
-      try {
-        localStorage.setItem(place, JSON.stringify(chosen));
-      } catch {}
-      show();
-    });
-    label.append(box, name);
-    edit.append(label);
-  }
-  table.parentElement.before(edit);
+    const chosen = boxes.filter((box) => box.checked).map((box) => box.value);
+    remember(`keytally_columns_${form.elements.kind.value}`, chosen.join("."));
+  });
 }

@@ -11,7 +11,7 @@ use maud::{Markup, html};
 
 use super::breakdowns::{self, Links, STATUSES};
 use super::components::{badge, copy, name};
-use super::log::{self, Log};
+use super::log::{self, Columns, Log, Table};
 use super::range::{self, TimeRange};
 use super::{Failure, details, find, page, redirect};
 use crate::dashboard::form::FormFields;
@@ -32,7 +32,8 @@ pub(in crate::dashboard) async fn of_key(
         return redirect(url);
     }
     let warning = find::warning(&shared, &context, &headers, &key);
-    match shown(&shared, &context, &key, &fields, &warning).await {
+    let columns = Columns::of(Table::OneKey, &headers);
+    match shown(&shared, &context, &key, &fields, &warning, columns).await {
         Ok(content) => page(&context, &key.name, &content),
         Err(failure) => failure.page(&context),
     }
@@ -44,6 +45,7 @@ async fn shown(
     key: &Key,
     fields: &FormFields,
     warning: &Markup,
+    columns: Columns,
 ) -> Result<Markup, Failure> {
     let picked = TimeRange::of(context, fields);
     let range = |times: &Range<Timestamp>| {
@@ -62,6 +64,7 @@ async fn shown(
         at: at.clone(),
         key: Some(key),
         picked: Some(&picked),
+        columns,
     };
     let log = log.section(shared, context, fields).await?;
     // Links in cards and charts add filters to the log below.

@@ -1,5 +1,6 @@
 //! The request log: a section of a key's page, and a page for all keys.
 
+mod columns;
 mod export;
 mod filter;
 mod form;
@@ -11,8 +12,11 @@ use std::sync::Arc;
 
 use axum::extract::State;
 use axum::response::Response;
+use http::HeaderMap;
 use maud::{Markup, html};
 
+pub(super) use self::columns::{Columns, Table};
+pub(in crate::dashboard) use self::columns::{choose as choose_columns, form as columns};
 pub(in crate::dashboard) use self::export::export;
 use self::filter::Filtered;
 pub(super) use self::filter::{FIELDS, FILTERS, PAGE_TOKENS};
@@ -46,17 +50,20 @@ pub(super) struct Log<'a> {
     pub(super) key: Option<&'a Key>,
     /// The time range of the page. The log's own time fields override it.
     pub(super) picked: Option<&'a TimeRange>,
+    pub(super) columns: Columns,
 }
 
 pub(in crate::dashboard) async fn of_all(
     State(shared): State<Arc<Shared>>,
     context: PageContext,
+    headers: HeaderMap,
     fields: FormFields,
 ) -> Response {
     let log = Log {
         at: context.at("/log"),
         key: None,
         picked: None,
+        columns: Columns::of(Table::AllKeys, &headers),
     };
     match log.section(&shared, &context, &fields).await {
         Ok(section) => page(
@@ -184,7 +191,8 @@ impl Log<'_> {
                     }
                 }
             } @else {
-                (rows::table(context, &requests.items, self.key.is_none().then_some(keys)))
+                (self.columns.form(context, fields))
+                (rows::table(context, &requests.items, keys, &self.columns.all))
             }
             (components::pages("Request log pages", &[
                 ("Newest", pagination::newest(fixed, fields).map(href)),

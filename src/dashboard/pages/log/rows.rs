@@ -11,78 +11,123 @@ use crate::dashboard::pages::components::{caption, clipped, line_to, millisecond
 use crate::key::Key;
 use crate::usage::{Outcome, UsageEvent};
 
-/// The columns: their names, and whether they are shown by default.
-const COLUMNS: [(&str, bool); 14] = [
-    ("Request ID", true),
-    ("Time", true),
-    (KEY, true),
-    ("Method", true),
-    ("Endpoint", true),
-    ("Status", true),
-    ("Code", true),
-    ("Cause", true),
-    ("Path", false),
-    ("Resource ID", false),
-    ("Latency", false),
-    ("Request bytes", false),
-    ("Response bytes", false),
-    ("Client IP", false),
+/// A request, with the keys of the page to show their names.
+pub(super) struct Row<'a> {
+    context: &'a PageContext,
+    event: &'a UsageEvent,
+    keys: &'a [Key],
+}
+
+/// A column of the table.
+pub(super) struct Column {
+    /// The name in the form and the cookie, and the class of usual columns.
+    pub(super) id: &'static str,
+    /// The heading.
+    pub(super) name: &'static str,
+    /// Whether it is shown by default.
+    pub(super) is_usual: bool,
+    cell: fn(&Row<'_>) -> Markup,
+}
+
+const fn usual(id: &'static str, name: &'static str, cell: fn(&Row<'_>) -> Markup) -> Column {
+    Column {
+        id,
+        name,
+        is_usual: true,
+        cell,
+    }
+}
+
+const fn extra(id: &'static str, name: &'static str, cell: fn(&Row<'_>) -> Markup) -> Column {
+    Column {
+        id,
+        name,
+        is_usual: false,
+        cell,
+    }
+}
+
+pub(super) const COLUMNS: [Column; 14] = [
+    usual("id", "Request ID", |row| {
+        html! { code { (clipped(&row.event.request_id_or_id())) } }
+    }),
+    usual("when", "Time", |row| time(row.context, row.event.time)),
+    usual("key", "Key", key),
+    usual(
+        "method",
+        "Method",
+        |row| html! { (row.event.method.as_str()) },
+    ),
+    usual("endpoint", "Endpoint", |row| clipped(&row.event.endpoint)),
+    usual("status", "Status", outcome),
+    usual("code", "Code", |row| html! { (row.event.status) }),
+    usual("cause", "Cause", |row| match causes::of_event(row.event) {
+        Some(cause) => html! { (cause) },
+        None => none(),
+    }),
+    extra("path", "Path", |row| clipped(&row.event.path)),
+    extra("resource", "Resource ID", |row| {
+        match row.event.resource_id.as_deref() {
+            Some(id) => clipped(id),
+            None => none(),
+        }
+    }),
+    extra("latency", "Latency", |row| {
+        html! { (milliseconds(Duration::from_micros(row.event.latency_us))) }
+    }),
+    extra("request-bytes", "Request bytes", |row| {
+        html! { (charts::count(row.event.request_bytes)) }
+    }),
+    extra("response-bytes", "Response bytes", |row| {
+        html! { (charts::count(row.event.response_bytes)) }
+    }),
+    extra("client", "Client IP", |row| match row.event.client_ip {
+        Some(address) => html! { (address) },
+        None => none(),
+    }),
 ];
 
-const KEY: &str = "Key";
-
-/// A table of requests, with a column for the key unless all have the same.
-pub(super) fn table(context: &PageContext, events: &[UsageEvent], keys: Option<&[Key]>) -> Markup {
-    let columns = COLUMNS.into_iter();
-    let columns = columns.filter(|(column, _)| *column != KEY || keys.is_some());
-    // The script remembers the chosen columns for each kind of table.
-    let kind = if keys.is_some() { "all" } else { "key" };
+/// A table of requests with these columns, each shown or hidden.
+pub(super) fn table(
+    context: &PageContext,
+    events: &[UsageEvent],
+    keys: &[Key],
+    columns: &[(&Column, bool)],
+) -> Markup {
     html! {
-        .scroll tabindex="0" role="region" aria-label="Requests" { table .log data-columns=(kind) {
+        .scroll tabindex="0" role="region" aria-label="Requests" { table .log {
             (caption("Requests, newest first"))
             thead { tr {
-                @for (column, usual) in columns { th scope="col" class=[(!usual).then_some("extra")] { (column) } }
+                @for (column, is_shown) in columns { th scope="col" hidden[!is_shown] { (column.name) } }
             } }
-            tbody { @for event in events { (row(context, event, keys)) } }
+            tbody { @for event in events {
+                @let row = Row { context, event, keys };
+                tr { @for (column, is_shown) in columns {
+                    @let class = if column.is_usual { column.id } else { "extra" };
+                    // The script adds the label when it shows the cell.
+                    @let label = (*is_shown && !column.is_usual).then_some(column.name);
+                    td class=(class) data-label=[label] hidden[!is_shown] { ((column.cell)(&row)) }
+                } }
+            } }
         } }
     }
 }
 
-fn row(context: &PageContext, event: &UsageEvent, keys: Option<&[Key]>) -> Markup {
-    let (outcome, class) = match event.outcome {
+fn key(row: &Row<'_>) -> Markup {
+    let Some(id) = row.event.key else {
+        return none();
+    };
+    match row.keys.iter().find(|key| key.id == id) {
+        Some(key) => line_to(&row.context.at(&format!("/keys/{id}")), &key.name),
+        None => html! { code { (id) } },
+    }
+}
+
+fn outcome(row: &Row<'_>) -> Markup {
+    let (name, class) = match row.event.outcome {
         Outcome::Completed => ("completed", "completed"),
         Outcome::RateLimited => ("rate limited", "limited"),
         Outcome::Failed => ("failed", "failed"),
     };
-    html! {
-        tr {
-            td .id { code { (clipped(&event.request_id_or_id())) } }
-            td .when { (time(context, event.time)) }
-            @if let Some(keys) = keys { td .key { (key_of(context, event, keys)) } }
-            td .method { (event.method.as_str()) }
-            td .endpoint { (clipped(&event.endpoint)) }
-            td .status { span class={ "badge " (class) } { (outcome) } }
-            td .code { (event.status) }
-            td .cause { @match causes::of_event(event) { Some(cause) => (cause), None => (none()) } }
-            td .extra data-label="Path" { (clipped(&event.path)) }
-            td .extra data-label="Resource ID" {
-                @match event.resource_id.as_deref() { Some(id) => (clipped(id)), None => (none()) }
-            }
-            td .extra data-label="Latency" { (milliseconds(Duration::from_micros(event.latency_us))) }
-            td .extra data-label="Request bytes" { (charts::count(event.request_bytes)) }
-            td .extra data-label="Response bytes" { (charts::count(event.response_bytes)) }
-            td .extra data-label="Client IP" { @if let Some(address) = event.client_ip { (address) } @else { (none()) } }
-        }
-    }
-}
-
-fn key_of(context: &PageContext, event: &UsageEvent, keys: &[Key]) -> Markup {
-    html! {
-        @if let Some(id) = event.key {
-            @match keys.iter().find(|key| key.id == id) {
-                Some(key) => (line_to(&context.at(&format!("/keys/{id}")), &key.name)),
-                None => code { (id) }
-            }
-        } @else { (none()) }
-    }
+    html! { span class={ "badge " (class) } { (name) } }
 }
