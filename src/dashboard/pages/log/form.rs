@@ -64,8 +64,8 @@ impl Log<'_> {
                     }
                 }
                 input type="hidden" name="zone" value=(context.zone_name());
-                (text("resource", "Resource ID", ""))
                 (key)
+                (text("resource", "Resource ID", ""))
                 @if self.key.is_none() { (text("owner", "Owner", "")) }
                 (moment("since", "Date from", if self.picked.is_some() { "Defaults to the range above" } else { "" }))
                 (moment("until", "Date to", ""))
@@ -75,7 +75,7 @@ impl Log<'_> {
                 (text("endpoint", "API endpoint", ""))
                 (text("code", "Response status", "404 or 4xx"))
                 (text("request", "Request ID", ""))
-                p .buttons .alone[self.key.is_none()] {
+                p .buttons {
                     button type="submit" .primary { "Apply" }
                     a .button href=(self.cleared(fields)) { "Clear filters" }
                 }
