@@ -1,5 +1,10 @@
 //! Text utilities.
 
+/// Whether a text contains another one, ignoring case.
+pub(crate) fn contains_ignoring_case(text: &str, part: &str) -> bool {
+    text.to_lowercase().contains(&part.to_lowercase())
+}
+
 /// The last character boundary at or before `max`. `str::floor_char_boundary` requires Rust 1.91.
 pub(crate) fn floor_char_boundary(text: &str, max: usize) -> usize {
     let end = max.min(text.len());

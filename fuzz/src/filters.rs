@@ -56,6 +56,7 @@ fn encoded(query: &[u8]) -> String {
 struct Filter {
     key: Option<KeyId>,
     owner: Option<String>,
+    owner_part: Option<String>,
     from: Option<Timestamp>,
     to: Option<Timestamp>,
     outcome: Option<Outcome>,
@@ -97,6 +98,7 @@ impl Filter {
             match &*name {
                 "key" => wanted.key = Some(value.parse().ok()?),
                 "owner" => wanted.owner = Some(value),
+                "owner_contains" => wanted.owner_part = Some(value),
                 "from" => wanted.from = Some(value.parse().ok()?),
                 "to" => wanted.to = Some(value.parse().ok()?),
                 "outcome" => wanted.outcome = Some(named(&Outcome::ALL, &value)?),
@@ -153,7 +155,7 @@ impl Filter {
             time.filter(|time| *time >= first).map(Some)
         };
         let mut wanted = Self {
-            owner: get("owner"),
+            owner_part: get("owner"),
             from: time("since")?,
             to: Some(time("until")?.unwrap_or_else(Timestamp::now)),
             endpoint: get("endpoint"),
@@ -190,6 +192,7 @@ impl Filter {
         Self {
             key: filter.key,
             owner: filter.owner,
+            owner_part: filter.owner_contains,
             from: filter.from,
             to: filter.to,
             outcome: filter.outcome,
@@ -222,6 +225,10 @@ impl Filter {
         let own_id = |id: &String| id.parse::<Uuid>().is_ok_and(|id| id == event.id);
         is(&self.key, event.key)
             && is(&self.owner, text(event.owner.as_deref()))
+            && self.owner_part.as_ref().is_none_or(|part| {
+                let owner = event.owner.as_deref().map(str::to_lowercase);
+                owner.is_some_and(|owner| owner.contains(&part.to_lowercase()))
+            })
             && self.from.is_none_or(|from| from <= event.time)
             && self.to.is_none_or(|to| event.time < to)
             && is(&self.outcome, Some(event.outcome))

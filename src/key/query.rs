@@ -7,6 +7,7 @@ use super::record::Key;
 use super::status::KeyStatus;
 use crate::id::KeyId;
 use crate::page::{PageRequest, PageToken};
+use crate::text::contains_ignoring_case;
 
 /// A query for keys. Matches the keys that pass every filter that is set.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -15,6 +16,8 @@ use crate::page::{PageRequest, PageToken};
 pub struct KeyQuery {
     /// Only keys of this owner.
     pub owner: Option<String>,
+    /// Only keys whose owner contains this text, ignoring case.
+    pub owner_contains: Option<String>,
     /// Only keys with this status at this time.
     pub status: Option<(KeyStatus, Timestamp)>,
     /// Only keys whose name contains this text, ignoring case.
@@ -44,6 +47,13 @@ impl KeyQuery {
     #[must_use]
     pub fn owner(mut self, owner: impl Into<String>) -> Self {
         self.owner = Some(owner.into());
+        self
+    }
+
+    /// Lists only keys whose owner contains this text, ignoring case.
+    #[must_use]
+    pub fn owner_contains(mut self, part: impl Into<String>) -> Self {
+        self.owner_contains = Some(part.into());
         self
     }
 
@@ -112,10 +122,14 @@ impl KeyQuery {
 
     /// Whether a key passes every filter. The page token is not considered.
     pub fn matches(&self, key: &Key) -> bool {
-        let named = |part: &str| key.name.to_lowercase().contains(&part.to_lowercase());
+        let named = |part: &str| contains_ignoring_case(&key.name, part);
         self.owner
             .as_deref()
             .is_none_or(|owner| key.owner.as_deref() == Some(owner))
+            && self.owner_contains.as_deref().is_none_or(|part| {
+                let owner = key.owner.as_deref();
+                owner.is_some_and(|owner| contains_ignoring_case(owner, part))
+            })
             && self
                 .status
                 .is_none_or(|(status, at)| key.status(at) == status)
@@ -165,6 +179,7 @@ mod tests {
         let other = "3fK9aB0000zzZZ20".parse().unwrap();
         let all = KeyQuery::new()
             .owner("acme")
+            .owner_contains("CM")
             .status(KeyStatus::Active, day)
             .name("zAP")
             .search("PIER")
@@ -178,6 +193,7 @@ mod tests {
         }
         for other in [
             all.clone().owner("Acme"),
+            all.clone().owner_contains("acmes"),
             all.clone().status(KeyStatus::Active, next),
             all.clone().status(KeyStatus::Disabled, day),
             all.clone().name("zip"),
@@ -200,6 +216,11 @@ mod tests {
             mutate(&mut mismatch, day + micro);
             assert!(!all.matches(&mismatch), "{mismatch:?}");
         }
+        let anonymous = Key {
+            owner: None,
+            ..key.clone()
+        };
+        assert!(!KeyQuery::new().owner_contains("").matches(&anonymous));
         let never_used = Key {
             last_used_at: None,
             ..key.clone()

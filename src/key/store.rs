@@ -13,7 +13,8 @@ use super::query::KeyQuery;
 use super::record::{Key, KeyChange, KeyRecord, Rotation};
 use super::update::KeyUpdate;
 use crate::id::KeyId;
-use crate::page::Page;
+use crate::page::{Page, PageRequest};
+use crate::text::contains_ignoring_case;
 
 /// A store of keys that the request path looks up.
 ///
@@ -105,6 +106,32 @@ pub trait KeyAdmin: KeyStore {
     ///
     /// [`StoreError::Page`] if the page token is invalid.
     async fn list(&self, query: &KeyQuery) -> Result<Page<Key>, StoreError>;
+
+    /// The owners of keys whose name contains this text, ignoring case; all of them if it is empty. Sorted by name,
+    /// at most `limit`.
+    ///
+    /// By default, this [lists](Self::list) the newest 10,000 keys.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if the query fails.
+    async fn owners(&self, contains: &str, limit: usize) -> Result<Vec<String>, StoreError> {
+        let mut owners = Vec::new();
+        let mut query = KeyQuery::new().limit(PageRequest::MAX_LIMIT);
+        for _ in 0..10 {
+            let page = self.list(&query).await?;
+            owners.extend(page.items.into_iter().filter_map(|key| key.owner));
+            owners.sort_unstable();
+            owners.dedup();
+            match page.next {
+                Some(next) => query = query.after(next),
+                None => break,
+            }
+        }
+        owners.retain(|owner| contains_ignoring_case(owner, contains));
+        owners.truncate(limit);
+        Ok(owners.into_iter().map(|owner| (*owner).into()).collect())
+    }
 
     /// Changes a key atomically, by [`KeyRecord::apply`], and returns the changed key.
     ///
@@ -245,6 +272,10 @@ macro_rules! forward_to_pointee {
 
             async fn list(&self, query: &KeyQuery) -> Result<Page<Key>, StoreError> {
                 (**self).list(query).await
+            }
+
+            async fn owners(&self, contains: &str, limit: usize) -> Result<Vec<String>, StoreError> {
+                (**self).owners(contains, limit).await
             }
 
             async fn change(&self, id: KeyId, change: KeyChange, actor: Actor<'_>) -> Result<Key, StoreError> {

@@ -10,6 +10,7 @@ use super::outcome::{Cause, Outcome, RejectionReason};
 use super::wire::{Method, Status, StatusClass};
 use crate::id::KeyId;
 use crate::page::{PageRequest, PageToken};
+use crate::text::contains_ignoring_case;
 
 /// A filter for requests in the log. A request must match every field that is set.
 ///
@@ -28,6 +29,8 @@ pub struct LogFilter {
     pub key: Option<KeyId>,
     /// The key's owner at the time of the request.
     pub owner: Option<String>,
+    /// A part of the key's owner at the time of the request, in upper or lower case.
+    pub owner_contains: Option<String>,
     /// The earliest arrival time, inclusive.
     pub from: Option<Timestamp>,
     /// The latest arrival time, exclusive.
@@ -74,6 +77,8 @@ impl LogFilter {
         key: KeyId;
         /// Matches requests of this owner's keys.
         owner: String;
+        /// Matches requests of keys whose owner contains this text, ignoring case.
+        owner_contains: String;
         /// Matches requests that arrived at or after this time.
         from: Timestamp;
         /// Matches requests that arrived before this time.
@@ -142,6 +147,10 @@ impl LogFilter {
                 .owner
                 .as_deref()
                 .is_none_or(|owner| event.owner == Some(owner))
+            && self.owner_contains.as_deref().is_none_or(|part| {
+                let owner = event.owner;
+                owner.is_some_and(|owner| contains_ignoring_case(owner, part))
+            })
             && self.from.is_none_or(|from| event.time >= from)
             && self.to.is_none_or(|to| event.time < to)
             && self.outcome.is_none_or(|outcome| event.outcome == outcome)
@@ -267,11 +276,15 @@ pub(super) mod tests {
         let event = event();
         type Set = fn(LogFilter, &UsageEvent) -> LogFilter;
         // For each field, a value that matches the event and one that does not.
-        let filters: [(Set, Set); 13] = [
+        let filters: [(Set, Set); 14] = [
             (|it, _| it.key(key("a")), |it, _| it.key(key("b"))),
             (
                 |it, _| it.owner("customer-17"),
                 |it, _| it.owner("customer-1"),
+            ),
+            (
+                |it, _| it.owner_contains("MER-1"),
+                |it, _| it.owner_contains("customer-18"),
             ),
             (
                 |it, event| it.from(event.time),

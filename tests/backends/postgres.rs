@@ -562,6 +562,10 @@ async fn every_log_filter_uses_an_index() {
     let fields: Vec<(&str, Set<'_>)> = vec![
         ("key", Box::new(|it| it.key = Some(keys[17]))),
         ("owner", Box::new(|it| it.owner = Some(text("owner-3")))),
+        (
+            "part of an owner",
+            Box::new(|it| it.owner_contains = Some(text("ER-3"))),
+        ),
         ("from", Box::new(|it| it.from = Some(from))),
         ("to", Box::new(|it| it.to = Some(to))),
         (

@@ -58,6 +58,10 @@ impl KeyAdmin for Counted {
         self.counted().list(query).await
     }
 
+    async fn owners(&self, contains: &str, limit: usize) -> Result<Vec<String>, StoreError> {
+        self.counted().owners(contains, limit).await
+    }
+
     async fn change(
         &self,
         id: KeyId,

@@ -124,6 +124,7 @@ prop_compose! {
         let mut filter = LogFilter::new();
         filter.key = key_of(key).filter(|_| set(0));
         filter.owner = set(1).then(|| "a".into());
+        filter.owner_contains = set(13).then(|| "A".into());
         filter.from = (set(2) || set(3)).then(|| at(change, from) + nanos);
         filter.to = (set(3) || set(4)).then(|| at(change, to) + nanos);
         filter.method = set(5).then(|| Method::ALL[method]);

@@ -72,6 +72,10 @@ impl KeyAdmin for MemoryBackend {
         self.keys().list(query)
     }
 
+    async fn owners(&self, contains: &str, limit: usize) -> Result<Vec<String>, StoreError> {
+        Ok(self.keys().owners(contains, limit))
+    }
+
     async fn change(
         &self,
         id: KeyId,

@@ -8,6 +8,7 @@ use super::audit::Audit;
 use crate::id::KeyId;
 use crate::key::{Key, KeyQuery, KeyRecord, StoreError, check_time};
 use crate::page::Page;
+use crate::text::contains_ignoring_case;
 
 pub(super) struct Keys {
     pub(super) records: HashMap<KeyId, KeyRecord>,
@@ -84,5 +85,14 @@ impl Keys {
             .cloned()
             .collect();
         Ok(Page::from_surplus(matching, limit, KeyQuery::page_token))
+    }
+
+    pub(super) fn owners(&self, contains: &str, limit: usize) -> Vec<String> {
+        let keys = self.records.values().map(|record| &record.key);
+        let owners: BTreeSet<_> = keys.filter_map(|key| key.owner.as_deref()).collect();
+        let matching = owners
+            .into_iter()
+            .filter(|owner| contains_ignoring_case(owner, contains));
+        matching.take(limit).map(String::from).collect()
     }
 }

@@ -7,6 +7,7 @@ use sqlx::Error as SqlError;
 
 use super::backend::SqlBackend;
 use super::engine::{Engine, Session, Statement};
+use super::value::text;
 use super::{audit, keys};
 use crate::id::KeyId;
 use crate::key::{
@@ -14,6 +15,7 @@ use crate::key::{
     KeyRecord, Rotation, StoreError,
 };
 use crate::page::Page;
+use crate::text::contains_ignoring_case;
 
 /// The time in which SQLite parses numbered parameters grows with the square of their number.
 const ROWS_PER_STATEMENT: usize = 32;
@@ -41,7 +43,11 @@ impl<E: Engine> SqlBackend<E> {
     pub(in crate::backend) async fn list(&self, query: &KeyQuery) -> Result<Page<Key>, StoreError> {
         // Stored texts never contain U+0000, which PostgreSQL rejects.
         let nul = |text: &Option<String>| text.as_deref().is_some_and(|text| text.contains('\0'));
-        let statement = keys::list(self.names(), query)?;
+        let owners = match &query.owner_contains {
+            Some(part) => Some(self.owners(part, usize::MAX).await?),
+            None => None,
+        };
+        let statement = keys::list(self.names(), query, owners.as_deref())?;
         if [&query.owner, &query.name, &query.search]
             .into_iter()
             .any(nul)
@@ -61,6 +67,29 @@ impl<E: Engine> SqlBackend<E> {
             query.page.size(),
             KeyQuery::page_token,
         ))
+    }
+
+    pub(in crate::backend) async fn owners(
+        &self,
+        contains: &str,
+        limit: usize,
+    ) -> Result<Vec<String>, StoreError> {
+        let read = match contains {
+            "" => i64::try_from(limit).unwrap_or(i64::MAX),
+            // The databases disagree about upper and lower case.
+            _ => i64::MAX,
+        };
+        let owners = async {
+            let statement = keys::owners(self.names(), read);
+            let rows = self.engine.reader().await?.fetch(statement).await?;
+            let owners = rows.iter().map(|row| text(row, "owner"));
+            let owners = owners.filter(|owner| match owner {
+                Ok(owner) => contains_ignoring_case(owner, contains),
+                Err(_) => true,
+            });
+            owners.take(limit).collect::<Result<_, SqlError>>()
+        };
+        owners.await.map_err(StoreError::unavailable)
     }
 
     pub(in crate::backend) async fn create(

@@ -80,6 +80,14 @@ macro_rules! keep_in_sql {
                 self.0.list(query).await
             }
 
+            async fn owners(
+                &self,
+                contains: &str,
+                limit: usize,
+            ) -> Result<Vec<String>, StoreError> {
+                self.0.owners(contains, limit).await
+            }
+
             async fn change(
                 &self,
                 id: KeyId,

@@ -159,6 +159,30 @@ impl Dialect {
         )
     }
 
+    /// [`is_one_of`](Self::is_one_of) for hundreds of numbers or more, which PostgreSQL may otherwise compare one by
+    /// one.
+    pub(super) fn is_one_of_many(self, column: &str, place: &str) -> String {
+        by_dialect!(
+            self,
+            sqlite: self.is_one_of(column, place),
+            postgres: format!("{column} IN (SELECT unnest({place}))"),
+        )
+    }
+
+    /// The condition that a column is one of the texts in the JSON array at a placeholder.
+    pub(super) fn is_one_of_texts(self, column: &str, place: &str) -> String {
+        by_dialect!(
+            self,
+            sqlite: format!("{column} IN (SELECT value FROM json_each({place}))"),
+            postgres: format!("{column} IN (SELECT jsonb_array_elements_text({place}))"),
+        )
+    }
+
+    /// A text column in the order of its bytes.
+    pub(super) fn in_byte_order(self, column: &str) -> String {
+        by_dialect!(self, sqlite: column.into(), postgres: format!("{column} COLLATE \"C\""))
+    }
+
     /// A condition that compares a text of any length. In PostgreSQL, the index holds the first 64 characters.
     pub(super) fn text_equals(self, column: &str, place: &str) -> String {
         by_dialect!(

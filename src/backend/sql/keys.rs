@@ -106,12 +106,30 @@ pub(super) fn delete(names: &Names, id: KeyId) -> Statement {
     Statement::new(names, "DELETE FROM {prefix}keys WHERE id = $1").bind(id)
 }
 
-/// Selects a page of keys, and one more to detect the last page.
-pub(super) fn list(names: &Names, query: &KeyQuery) -> Result<Statement, StoreError> {
+/// Selects up to `limit` owners, sorted by name.
+pub(super) fn owners(names: &Names, limit: i64) -> Statement {
+    let by_name = names.dialect.in_byte_order("owner");
+    let select = format!(
+        "SELECT owner FROM {{prefix}}keys WHERE owner IS NOT NULL GROUP BY owner ORDER BY {by_name} LIMIT $1"
+    );
+    Statement::new(names, &select).bind(limit)
+}
+
+/// Selects a page of keys, and one more to detect the last page. `owners` are those that contain the text in the query.
+pub(super) fn list(
+    names: &Names,
+    query: &KeyQuery,
+    owners: Option<&[String]>,
+) -> Result<Statement, StoreError> {
     let mut sql = Statement::new(names, SELECT);
     sql.push(" WHERE TRUE");
     if let Some(owner) = query.owner.as_deref() {
         sql.push(" AND owner = ").push_bind(owner);
+    }
+    if let Some(owners) = owners {
+        let place = sql.placeholder(Value::Json(Some(to_json(&owners))));
+        let is_one = names.dialect.is_one_of_texts("owner", &place);
+        sql.push(" AND ").push(&is_one);
     }
     let contains = |sql: &mut Statement, column: &str, part: &str| {
         let (before, after) = names.dialect.position(column);

@@ -1,5 +1,6 @@
 //! Listing keys.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -16,13 +17,14 @@ pub(super) async fn suite<S: KeyAdmin + ?Sized>(store: &S) {
     let keys = fill(store, &fixture).await;
     filters_agree_with_matches(store, &fixture, &keys).await;
     filters_work_alone(store, &fixture, &keys).await;
+    owners_are_found(store, &fixture, &keys).await;
     page_sizes_are_clamped(store, &fixture, &keys).await;
     foreign_page_tokens_are_rejected(store, &fixture).await;
     times_within_a_microsecond_do_not_break_paging(store).await;
     paging_is_stable(store).await;
 }
 
-/// Creates keys of two owners with every status and many names, some in the same microsecond.
+/// Creates keys of three owners and of none with every status and many names, some in the same microsecond.
 async fn fill<S: KeyAdmin + ?Sized>(store: &S, fixture: &Fixture) -> Vec<Key> {
     let mut names = tricky_strings();
     names.truncate(10);
@@ -36,8 +38,11 @@ async fn fill<S: KeyAdmin + ?Sized>(store: &S, fixture: &Fixture) -> Vec<Key> {
         let key = &mut record.key;
         // Three in a row have the same time, so that only their ids determine their order.
         key.created_at = fixture.before(Duration::from_millis((n / 3).into()));
-        if n % 5 == 0 {
-            key.owner = Some(other_owner(fixture).into());
+        match n % 5 {
+            0 => key.owner = Some(other_owner(fixture).into()),
+            1 => key.owner = Some(tricky_owner(fixture).into()),
+            2 if n > 30 => key.owner = None,
+            _ => {}
         }
         key.disabled = n % 4 == 1;
         key.expires_at = match n % 7 {
@@ -61,6 +66,10 @@ async fn fill<S: KeyAdmin + ?Sized>(store: &S, fixture: &Fixture) -> Vec<Key> {
 /// An owner that case-insensitive comparison confuses with the run's.
 fn other_owner(fixture: &Fixture) -> String {
     fixture.owner.replace("conformance", "Conformance")
+}
+
+fn tricky_owner(fixture: &Fixture) -> String {
+    format!("{}/../ ärger жУК '\"\\%_?#", fixture.owner)
 }
 
 async fn filters_agree_with_matches<S: KeyAdmin + ?Sized>(
@@ -171,6 +180,21 @@ async fn filters_work_alone<S: KeyAdmin + ?Sized>(store: &S, fixture: &Fixture, 
         "the search filter works without an owner",
     );
     let ids = keys.iter().map(|key| key.id);
+    for part in [
+        fixture.owner.to_uppercase(),
+        tricky_owner(fixture).to_uppercase(),
+        fixture.owner[1..].to_owned(),
+        format!("{}\0", fixture.owner),
+    ] {
+        let query = KeyQuery::new().owner_contains(part);
+        for query in [query.clone(), query.status(KeyStatus::Active, fixture.now)] {
+            equal(
+                &read_all(store, query.clone(), None).await,
+                &expected(keys, &query),
+                format_args!("a list agrees with KeyQuery::matches: {query:?}"),
+            );
+        }
+    }
     let query = KeyQuery::new().ids(ids);
     equal(
         &read_all(store, query.clone(), None).await,
@@ -199,6 +223,36 @@ async fn filters_work_alone<S: KeyAdmin + ?Sized>(store: &S, fixture: &Fixture, 
         let rule = "the status filter works without an owner";
         equal(&listed, &expected(keys, &query), rule);
     }
+}
+
+async fn owners_are_found<S: KeyAdmin + ?Sized>(store: &S, fixture: &Fixture, keys: &[Key]) {
+    let owners = keys.iter().filter_map(|key| key.owner.as_deref());
+    let owners: BTreeSet<_> = owners.collect();
+    for part in ["", "/../", "ЖУК '\"\\%_", "\0", "no such owner"] {
+        let part = format!("{}{part}", fixture.owner.to_uppercase());
+        let expected = owners.iter();
+        let expected = expected.filter(|owner| owner.to_lowercase().contains(&part.to_lowercase()));
+        let expected: Vec<_> = expected.map(|owner| (*owner).to_owned()).collect();
+        for limit in [0, 1, 2, 99] {
+            let found = succeeds(
+                store.owners(&part, limit).await,
+                format_args!("a query for owners succeeds: {part:?}"),
+            );
+            equal(
+                &found,
+                &expected.iter().take(limit).cloned().collect(),
+                format_args!("owners that contain {part:?} are sorted and limited to {limit}"),
+            );
+        }
+    }
+    let all = succeeds(
+        store.owners("", usize::MAX).await,
+        "a query for all owners succeeds",
+    );
+    holds(
+        all.is_sorted() && owners.iter().all(|owner| all.iter().any(|it| it == owner)),
+        "an empty text matches all owners, each once and sorted by name",
+    );
 }
 
 async fn page_sizes_are_clamped<S: KeyAdmin + ?Sized>(store: &S, fixture: &Fixture, keys: &[Key]) {

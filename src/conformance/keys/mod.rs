@@ -28,7 +28,7 @@ pub use find::key_store;
 ///   and never overwrites a key.
 /// - Lookups and lists return the same keys. Lists are ordered by creation time and then by id, newest first.
 ///   Pages neither skip nor repeat keys while others are created or deleted. Filters agree with
-///   [`KeyQuery::matches`](crate::key::KeyQuery::matches).
+///   [`KeyQuery::matches`](crate::key::KeyQuery::matches). [Owners](KeyAdmin::owners) are listed once, sorted by name.
 /// - Changes agree with [`KeyRecord::apply`](crate::key::KeyRecord::apply) and are atomic: an invalid change
 ///   changes nothing, and concurrent changes do not overwrite each other. The first revocation time is kept.
 /// - Rotations agree with [`KeyRecord::rotate`](crate::key::KeyRecord::rotate) and are atomic: they write both

@@ -38,6 +38,12 @@ where
             .iter()
             .map(|owner| LogFilter::new().owner(&**owner)),
     );
+    for owner in &traffic.owners {
+        let all_but_first = owner.chars().skip(1).collect::<String>();
+        for part in [owner.to_uppercase(), owner.to_lowercase(), all_but_first] {
+            own.push(LogFilter::new().owner_contains(part));
+        }
+    }
     own.extend(
         traffic
             .endpoints
@@ -55,6 +61,8 @@ where
     }
     own.extend([
         LogFilter::new().owner(""),
+        LogFilter::new().owner_contains("no such owner"),
+        LogFilter::new().owner_contains("\0"),
         LogFilter::new().endpoint(""),
         LogFilter::new().resource_id("%"),
         LogFilter::new().request_id("no such request"),
@@ -118,6 +126,8 @@ where
         };
         let mut on = || rng.u8(..3) == 0;
         filter.owner = other.owner.as_deref().filter(|_| on()).map(Into::into);
+        let part = other.owner.as_deref().filter(|_| on());
+        filter.owner_contains = part.map(str::to_uppercase);
         filter.from = on().then(|| model.time.min(other.time));
         filter.to = on().then(|| model.time.max(other.time));
         filter.outcome = on().then_some(other.outcome);

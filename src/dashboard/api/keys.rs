@@ -29,6 +29,8 @@ pub(super) struct Wanted {
     search: Option<String>,
     /// Only keys with exactly this owner.
     owner: Option<String>,
+    /// Only keys whose owner contains this text, case-insensitively.
+    owner_contains: Option<String>,
     /// Only keys with this status.
     #[param(inline, value_type = Option<names::KeyStatus>)]
     status: Option<KeyStatus>,
@@ -59,6 +61,7 @@ impl TryFrom<Wanted> for KeyQuery {
         query.name = wanted.name;
         query.search = wanted.search;
         query.owner = wanted.owner;
+        query.owner_contains = wanted.owner_contains;
         query.status = wanted.status.map(|status| (status, Timestamp::now()));
         query.unused_since = wanted.unused_since;
         query.expires_before = wanted.expires_before;

@@ -36,6 +36,8 @@ macro_rules! filtered {
             key: Option<KeyId>,
             /// Only requests with keys of this owner.
             owner: Option<String>,
+            /// Only requests with keys whose owner contains this text, case-insensitively.
+            owner_contains: Option<String>,
             /// Only requests that started at or after this time.
             #[param(value_type = Option<String>, format = DateTime)]
             from: Option<Timestamp>,
@@ -75,6 +77,7 @@ macro_rules! filtered {
                 let mut filter = LogFilter::new();
                 filter.key = self.key;
                 filter.owner = self.owner.clone();
+                filter.owner_contains = self.owner_contains.clone();
                 filter.from = self.from;
                 filter.to = self.to;
                 filter.outcome = self.outcome;

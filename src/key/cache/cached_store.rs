@@ -144,6 +144,10 @@ impl<S: KeyAdmin> KeyAdmin for CachedStore<S> {
         self.store.list(query).await
     }
 
+    async fn owners(&self, contains: &str, limit: usize) -> Result<Vec<String>, StoreError> {
+        self.store.owners(contains, limit).await
+    }
+
     async fn change(
         &self,
         id: KeyId,

@@ -41,6 +41,9 @@ faults! {
     ListSkipsKeys => "neither skip nor repeat keys",
     NameFilterIsCaseSensitive => "a list agrees with KeyQuery::matches",
     SearchIgnoresHints => "a list agrees with KeyQuery::matches",
+    OwnerFilterIsCaseSensitive => "a list agrees with KeyQuery::matches",
+    OwnersAreCaseSensitive => "owners that contain",
+    OwnersAreLimitedFirst => "owners that contain",
     IgnoresIdFilter => "a list agrees with KeyQuery::matches",
     IgnoresExpiryFilter => "a list agrees with KeyQuery::matches",
     IgnoresImportedFilter => "a list agrees with KeyQuery::matches",
@@ -89,12 +92,14 @@ faults! {
     TruncatesLargeBatches => "a batch of thousands of events is written completely",
     LosesClientIps => "the log holds each event as it was written",
     IgnoresCauseFilter => "a log query returns only matching events",
+    IgnoresPartOfOwner => "a log query returns only matching events",
     LogSkipsEvents => "the log agrees with LogFilter::matches",
     IgnoresEventIds => "an event is found by its own id",
     CountIgnoresStatusClass => "a count agrees with LogFilter::matches",
     AcceptsForeignLogPageToken => "a page token of another list fails with ReadError::Page",
     SummaryIgnoresEnd => "a summary equals SummarySpec::summarize",
     TotalsByKeyIgnoreEnd => "totals by key equal those computed from the events",
+    SummaryMixesOwners => "a summary equals SummarySpec::summarize",
     SummaryIgnoresOwner => "a summary equals SummarySpec::summarize",
     TotalsWrapAround => "sums saturate at 2⁶³ − 1",
     ReplacesInvalidCharacters => "text and numbers are stored as they are in the batch",
@@ -268,6 +273,12 @@ impl KeyAdmin for Faulty {
                         .retain(|key| key.name.to_lowercase().contains(&text));
                 }
             }
+            Some(Fault::OwnerFilterIsCaseSensitive) => {
+                if let Some(part) = &query.owner_contains {
+                    page.items
+                        .retain(|key| key.owner.as_deref().is_some_and(|it| it.contains(part)));
+                }
+            }
             Some(Fault::TreatsNewKeysAsUnused) => {
                 let used =
                     |key: &Key| unused_since.is_some_and(|time| key.last_used_at >= Some(time));
@@ -277,6 +288,24 @@ impl KeyAdmin for Faulty {
             _ => {}
         }
         Ok(page)
+    }
+
+    async fn owners(&self, contains: &str, limit: usize) -> Result<Vec<String>, StoreError> {
+        match self.fault {
+            Some(Fault::OwnersAreCaseSensitive) => {
+                let mut owners = self.inner.owners("", usize::MAX).await?;
+                owners.retain(|owner| owner.contains(contains));
+                owners.truncate(limit);
+                Ok(owners)
+            }
+            Some(Fault::OwnersAreLimitedFirst) => {
+                let mut owners = self.inner.owners("", limit).await?;
+                let part = contains.to_lowercase();
+                owners.retain(|owner| owner.to_lowercase().contains(&part));
+                Ok(owners)
+            }
+            _ => self.inner.owners(contains, limit).await,
+        }
     }
 
     async fn change(
@@ -490,7 +519,15 @@ impl UsageReader for Faulty {
             Some(Fault::SummaryIgnoresOwner) => query.range.owner = None,
             _ => {}
         }
-        self.inner.summary(&query).await
+        let mut summary = self.inner.summary(&query).await?;
+        if self.has(Fault::SummaryMixesOwners)
+            && let Some(owners) = &mut summary.by_owner
+            && let Some((_, totals)) = owners.pop_last()
+            && let Some(mut other) = owners.first_entry()
+        {
+            other.get_mut().merge(&totals);
+        }
+        Ok(summary)
     }
 
     async fn totals_by_key(
@@ -527,6 +564,9 @@ impl UsageReader for Faulty {
         let mut query = query.clone();
         if self.has(Fault::IgnoresCauseFilter) {
             query.filter.cause = None;
+        }
+        if self.has(Fault::IgnoresPartOfOwner) {
+            query.filter.owner_contains = None;
         }
         if self.has(Fault::AcceptsForeignLogPageToken)
             && let Some(place) = &query.page.after

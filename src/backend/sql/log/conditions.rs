@@ -5,13 +5,14 @@ use crate::backend::sql::value::status_codes;
 use crate::usage::LogFilter;
 
 pub(super) fn filters_callers(filter: &LogFilter) -> bool {
-    filter.key.is_some() || filter.owner.is_some()
+    filter.key.is_some() || filter.owner.is_some() || filter.owner_contains.is_some()
 }
 
 pub(super) fn filters_kinds(filter: &LogFilter) -> bool {
     let LogFilter {
         key: _,
         owner: _,
+        owner_contains: _,
         from: _,
         to: _,
         outcome,
@@ -33,7 +34,7 @@ pub(super) fn filters_kinds(filter: &LogFilter) -> bool {
         || status_class.is_some()
 }
 
-/// The `WHERE` clause for callers.
+/// The `WHERE` clause for callers, apart from a part of the owner: databases disagree about upper and lower case.
 pub(super) fn caller_condition(sql: &mut Statement, filter: &LogFilter) -> String {
     let mut condition = String::from(" WHERE TRUE");
     if let Some(key) = filter.key {

@@ -6,6 +6,7 @@ use super::conditions::{caller_condition, filters_callers, filters_kinds, kind_c
 use crate::backend::sql::engine::{Row, Session, Statement};
 use crate::backend::sql::names::Names;
 use crate::backend::sql::value::required;
+use crate::text::contains_ignoring_case;
 use crate::usage::{LogFilter, RejectionReason};
 
 /// The maximum number of callers to look up in the index.
@@ -26,8 +27,8 @@ pub(super) enum Callers {
     Any,
     /// At most [`FEW_CALLERS`].
     Few(Vec<i64>),
-    /// More than [`FEW_CALLERS`], with this filter.
-    Many(LogFilter),
+    /// More than [`FEW_CALLERS`].
+    Many(Vec<i64>),
 }
 
 impl Matching {
@@ -49,15 +50,21 @@ impl Matching {
         }
         let mut callers = Callers::Any;
         if filters_callers(filter) {
-            let mut sql = Statement::new(names, "SELECT id FROM {prefix}callers");
+            let mut sql = Statement::new(names, "SELECT id, owner FROM {prefix}callers");
             let condition = caller_condition(&mut sql, filter);
-            let limit = sql.placeholder(FEW_CALLERS as i64 + 1);
-            sql.push(&condition).push(" LIMIT ").push(&limit);
-            let few = ids(session, sql).await?;
-            callers = match few.len() {
+            sql.push(&condition);
+            let mut rows = session.fetch(sql).await?;
+            if let Some(part) = &filter.owner_contains {
+                rows.retain(|row| match row.text("owner") {
+                    Ok(owner) => owner.is_some_and(|owner| contains_ignoring_case(owner, part)),
+                    Err(_) => true,
+                });
+            }
+            let matching = ids(&rows)?;
+            callers = match matching.len() {
                 0 => return Ok(None),
-                1..=FEW_CALLERS => Callers::Few(few),
-                _ => Callers::Many(filter.clone()),
+                1..=FEW_CALLERS => Callers::Few(matching),
+                _ => Callers::Many(matching),
             };
         }
         let mut kinds = None;
@@ -65,7 +72,7 @@ impl Matching {
             let mut sql = Statement::new(names, "SELECT id FROM {prefix}kinds");
             let condition = kind_condition(&mut sql, filter);
             sql.push(&condition);
-            kinds = Some(ids(session, sql).await?);
+            kinds = Some(ids(&session.fetch(sql).await?)?);
         }
         let is_possible = kinds.as_ref().is_none_or(|kinds| !kinds.is_empty());
         Ok(is_possible.then_some(Self {
@@ -76,8 +83,7 @@ impl Matching {
     }
 }
 
-async fn ids<S: Session>(session: &mut S, sql: Statement) -> Result<Vec<i64>, SqlError> {
-    let rows = session.fetch(sql).await?;
+fn ids<R: Row>(rows: &[R]) -> Result<Vec<i64>, SqlError> {
     rows.iter()
         .map(|row| required(row.integer("id")?))
         .collect()

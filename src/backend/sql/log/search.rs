@@ -4,7 +4,6 @@ use jiff::Timestamp;
 use uuid::Uuid;
 
 use super::access_path::{AccessPath, Id};
-use super::conditions::caller_condition;
 use super::matching::{Callers, Matching};
 use super::segments::{Segment, Segments};
 use crate::backend::sql::engine::{Statement, Value};
@@ -71,11 +70,9 @@ impl<'a> Search<'a> {
         match &matching.callers {
             Callers::Any => {}
             Callers::Few(callers) => and(sql.is_one_of(names, &caller, callers)),
-            Callers::Many(filter) => {
-                let callers = caller_condition(&mut sql, filter);
-                and(format!(
-                    "{caller} IN (SELECT id FROM {{prefix}}callers{callers})"
-                ));
+            Callers::Many(callers) => {
+                let place = sql.placeholder(Value::Integers(callers.clone()));
+                and(dialect.is_one_of_many(&caller, &place));
             }
         }
         if let Some(kinds) = &matching.kinds {
