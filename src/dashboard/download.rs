@@ -10,6 +10,8 @@ use utoipa::ToSchema;
 
 use crate::usage::{Export, LogFilter, UsageReader};
 
+const CSV: &str = "text/csv; charset=utf-8; header=present";
+
 /// A file format of exports.
 #[derive(Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
@@ -32,6 +34,20 @@ pub(super) fn export_as(format: Format, usage: Arc<dyn UsageReader>, filter: Log
         Format::Csv => Export::csv(usage, filter),
         Format::Jsonl => Export::json_lines(usage, filter),
     }
+}
+
+/// A response that downloads CSV as a file with this name, which must need no quoting. Spreadsheets need the byte order
+/// mark to detect UTF-8.
+pub(super) fn file(name: &str, rows: Vec<u8>, has_bom: bool) -> Response {
+    let headers = [
+        (CONTENT_TYPE, CSV.to_owned()),
+        (
+            CONTENT_DISPOSITION,
+            format!("attachment; filename=\"{name}\""),
+        ),
+    ];
+    let mark = if has_bom { "\u{feff}" } else { "" };
+    (headers, [mark.as_bytes(), &rows].concat()).into_response()
 }
 
 /// A response that downloads the export as a file.

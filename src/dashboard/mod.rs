@@ -60,6 +60,7 @@
 
 mod api;
 mod base_path;
+mod billing;
 mod charts;
 mod csrf;
 mod download;
@@ -67,7 +68,9 @@ mod find;
 mod form;
 mod guard;
 mod idempotency;
+mod month;
 mod next;
+mod owner_path;
 mod page_context;
 mod pages;
 mod router;

@@ -1,6 +1,6 @@
 //! Streaming export of the request log.
 
-mod csv;
+pub(crate) mod csv;
 
 use std::fmt;
 use std::future::poll_fn;

@@ -151,7 +151,7 @@ fn day(time: Timestamp, zone: &TimeZone) -> Range<Timestamp> {
 }
 
 /// The first instant of a date. If its midnight falls into a gap, the instant of the transition.
-fn midnight(date: Date, zone: &TimeZone) -> Timestamp {
+pub(crate) fn midnight(date: Date, zone: &TimeZone) -> Timestamp {
     let midnight = date.at(0, 0, 0, 0);
     let ambiguous = zone.to_ambiguous_timestamp(midnight);
     let instant = match ambiguous.offset() {

@@ -49,8 +49,12 @@ pub use wire::{Method, Status, StatusClass};
 
 pub(crate) use event::event_id;
 pub(crate) use event_rows::{EventRef, EventRows};
+#[cfg(feature = "dashboard")]
+pub(crate) use export::csv;
 #[cfg(feature = "conformance")]
 pub(crate) use export::{Format, Next};
+#[cfg(feature = "dashboard")]
+pub(crate) use granularity::midnight;
 pub(crate) use in_flight::{Abandon, RegistrationId};
 #[cfg(feature = "_sql")]
 pub(crate) use offsets::offsets_within;

@@ -78,6 +78,8 @@ fn described() -> (Router<Arc<Shared>>, Document) {
         .routes(routes!(secrets::reveal))
         .routes(routes!(usage::summary))
         .routes(routes!(usage::over_time))
+        .routes(routes!(usage::by_owner))
+        .routes(routes!(usage::export_by_owner))
         .routes(routes!(usage::find_spikes))
         .routes(routes!(log::requests))
         .routes(routes!(log::recorded))

@@ -4,17 +4,20 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
+use axum::response::Response;
 use jiff::Timestamp;
 use serde::Deserialize;
 use utoipa::IntoParams;
 
+use crate::dashboard::billing;
+use crate::dashboard::month::Month;
 use crate::dashboard::page_context::zone_named;
 use crate::dashboard::state::Shared;
 use crate::id::KeyId;
 use crate::usage::summary::{TooManyBuckets, spikes};
 use crate::usage::{Granularity, SummaryQuery, SummarySpec, UsageRange, UsageReader};
 use crate::web::Problem;
-use crate::web::schema::{OverTime, Spikes, Summary, names};
+use crate::web::schema::{MonthByOwner, OverTime, Spikes, Summary, names};
 use crate::web::{Query, at_most, in_order};
 
 /// The default maximum number of endpoints, keys and owners in a summary.
@@ -136,6 +139,69 @@ pub(super) async fn over_time(
     let over_time = summary.over_time.ok_or_else(Problem::internal)?;
     let buckets = over_time.filled(times, now).map_err(too_many)?;
     Ok(Json(OverTime::new(width, name, buckets, summary.exact)))
+}
+
+/// A calendar month.
+#[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct WantedMonth {
+    /// The month.
+    #[param(pattern = "^[0-9]{4}-(0[1-9]|1[0-2])$", example = "2026-10")]
+    month: String,
+    /// The IANA time zone in which the month starts and ends. UTC by default.
+    #[param(example = "Europe/Berlin")]
+    zone: Option<String>,
+}
+
+impl WantedMonth {
+    fn month(&self) -> Result<Month, Problem> {
+        let zone = zone_named(self.zone.as_deref().unwrap_or("UTC"));
+        let zone = zone.map_err(|error| Problem::parameter("zone", error.to_string()))?;
+        let month = Month::parse(&self.month, zone);
+        month.ok_or_else(|| Problem::parameter("month", "Must be a month such as `2026-10`."))
+    }
+}
+
+/// Returns the usage of each owner in a calendar month, to bill them.
+#[utoipa::path(
+    get, path = "/usage/by-owner",
+    operation_id = "summarize_usage_by_owner",
+    tag = "usage",
+    params(WantedMonth),
+    responses(
+        (status = 200, description = "The usage of each owner", body = MonthByOwner),
+        Problem,
+    ),
+)]
+pub(super) async fn by_owner(
+    State(shared): State<Arc<Shared>>,
+    Query(wanted): Query<WantedMonth>,
+) -> Result<Json<MonthByOwner>, Problem> {
+    let month = wanted.month()?;
+    let summary = billing::by_owner(&shared.usage, &month).await?;
+    let (name, zone) = (month.to_string(), month.zone_name().to_owned());
+    Ok(Json(MonthByOwner::new(name, zone, month.range(), summary)))
+}
+
+/// Exports the usage of each owner in a calendar month as a CSV file.
+#[utoipa::path(
+    get, path = "/usage/by-owner/csv",
+    operation_id = "export_usage_by_owner",
+    tag = "usage",
+    params(WantedMonth),
+    responses(
+        (status = 200, description = "The file", body = String, content_type = "text/csv"),
+        Problem,
+    ),
+)]
+pub(super) async fn export_by_owner(
+    State(shared): State<Arc<Shared>>,
+    Query(wanted): Query<WantedMonth>,
+) -> Result<Response, Problem> {
+    let month = wanted.month()?;
+    let summary = billing::by_owner(&shared.usage, &month).await?;
+    Ok(billing::file_by_owner(&month, &summary, false))
 }
 
 /// The period to compare with the previous one.

@@ -38,18 +38,23 @@ pub(super) fn row(event: &UsageEvent, cursor: Option<LogCursor>, rows: &mut Vec<
     if let Some(cursor) = cursor {
         plain(&cursor, rows);
     }
+    end_row(rows);
+}
+
+/// Ends a row of cells.
+pub(crate) fn end_row(rows: &mut Vec<u8>) {
     // Replace the last comma.
     rows.pop();
     rows.extend_from_slice(b"\r\n");
 }
 
 /// Appends an unquoted cell and a comma. The value must not contain characters that need quoting.
-fn plain(value: &impl Display, rows: &mut Vec<u8>) {
+pub(crate) fn plain(value: &impl Display, rows: &mut Vec<u8>) {
     // Writing to a `Vec` cannot fail.
     let _ = write!(rows, "{value},");
 }
 
-fn maybe(value: Option<impl Display>, rows: &mut Vec<u8>) {
+pub(crate) fn maybe(value: Option<impl Display>, rows: &mut Vec<u8>) {
     match value {
         Some(value) => plain(&value, rows),
         None => rows.push(b','),
@@ -65,7 +70,7 @@ fn maybe_text(cell: Option<&str>, rows: &mut Vec<u8>) {
 
 /// Appends a quoted cell and a comma, with an apostrophe before anything that a spreadsheet may interpret as a
 /// formula.
-fn text(text: &str, rows: &mut Vec<u8>) {
+pub(crate) fn text(text: &str, rows: &mut Vec<u8>) {
     rows.push(b'"');
     if text.starts_with(['\t', '\r', '\n']) {
         rows.push(b'\'');

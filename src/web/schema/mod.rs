@@ -18,7 +18,7 @@ pub(crate) use self::key::{Issued, Key, Revealed};
 pub(crate) use self::key_input::{KeyUpdate, NewKey, Rotation};
 pub(crate) use self::request::{RecordedPage, Request};
 pub(crate) use self::totals::Summary;
-pub(crate) use self::totals::{OverTime, Spikes};
+pub(crate) use self::totals::{MonthByOwner, OverTime, Spikes};
 use crate::page;
 
 /// A page of a list.

@@ -1,5 +1,6 @@
 //! Usage summaries.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -191,6 +192,51 @@ impl Summary {
             top_keys: rows(keys),
             top_owners: rows(owners.map(|(name, it)| (name.clone(), it))),
             latency: latency.unwrap_or_default().into(),
+            exact: summary.exact,
+        }
+    }
+}
+
+/// Usage by owner in a calendar month.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct MonthByOwner {
+    /// The month.
+    #[schema(example = "2026-10")]
+    month: String,
+    /// The time zone of the month.
+    zone: String,
+    /// The start of the month.
+    #[schema(value_type = String, format = DateTime)]
+    from: Timestamp,
+    /// The end of the month, exclusive.
+    #[schema(value_type = String, format = DateTime)]
+    to: Timestamp,
+    /// Totals over all requests, including those without an owner.
+    totals: Totals,
+    /// Totals by owner, sorted by name.
+    owners: Vec<OwnerRow>,
+    /// Whether the totals cover exactly the month. If `false`, a stored rollup crosses its start or end, and is counted
+    /// where it starts.
+    exact: bool,
+}
+
+impl MonthByOwner {
+    pub(crate) fn new(
+        month: String,
+        zone: String,
+        range: Range<Timestamp>,
+        summary: summary::Summary,
+    ) -> Self {
+        let owners = summary.by_owner.into_iter().flatten();
+        Self {
+            month,
+            zone,
+            from: range.start,
+            to: range.end,
+            totals: (&summary.totals).into(),
+            owners: owners
+                .map(|(owner, totals)| OwnerRow::from((owner, &totals)))
+                .collect(),
             exact: summary.exact,
         }
     }

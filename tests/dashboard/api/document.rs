@@ -25,6 +25,7 @@ async fn the_document_lists_all_operations_and_the_server() {
         "disable_key",
         "enable_key",
         "export_requests",
+        "export_usage_by_owner",
         "find_keys",
         "find_spikes",
         "get_key",
@@ -38,6 +39,7 @@ async fn the_document_lists_all_operations_and_the_server() {
         "revoke_key",
         "rotate_key",
         "summarize_usage",
+        "summarize_usage_by_owner",
         "summarize_usage_over_time",
         "update_key",
     ];

@@ -1,0 +1,136 @@
+//! The usage of a calendar month as a CSV file, to bill owners.
+
+use std::sync::Arc;
+
+use axum::response::Response;
+
+use super::download::file;
+use super::month::Month;
+use crate::id::KeyId;
+use crate::usage::csv::{end_row, maybe, plain, text};
+use crate::usage::{
+    ReadError, Summary, SummaryQuery, SummarySpec, Totals, UsageRange, UsageReader,
+};
+
+const AMOUNTS: &str =
+    "requests,completed,failed,rate_limited,cost,billable_requests,billable_cost,exact";
+
+/// The maximum length of the owner in a file name.
+const MAX_SLUG: usize = 40;
+
+/// The usage of each owner in a month.
+pub(super) async fn by_owner(
+    usage: &Arc<dyn UsageReader>,
+    month: &Month,
+) -> Result<Summary, ReadError> {
+    summary(
+        usage,
+        month,
+        UsageRange::new(),
+        SummarySpec::new().by_owner(),
+    )
+    .await
+}
+
+/// The usage of each key of an owner in a month.
+pub(super) async fn by_key(
+    usage: &Arc<dyn UsageReader>,
+    month: &Month,
+    owner: &str,
+) -> Result<Summary, ReadError> {
+    let range = UsageRange::new().owner(owner);
+    summary(usage, month, range, SummarySpec::new().by_key()).await
+}
+
+async fn summary(
+    usage: &Arc<dyn UsageReader>,
+    month: &Month,
+    range: UsageRange,
+    spec: SummarySpec,
+) -> Result<Summary, ReadError> {
+    let times = month.range();
+    let range = range.from(times.start).to(times.end);
+    usage.summary(&SummaryQuery::new(range, spec)).await
+}
+
+/// The file of [`by_owner`]: a row for each owner. Without requests of keys that have no owner.
+pub(super) fn file_by_owner(month: &Month, summary: &Summary, has_bom: bool) -> Response {
+    let mut rows = format!("month,time_zone,owner,{AMOUNTS}\r\n").into_bytes();
+    for (owner, totals) in summary.by_owner.iter().flatten() {
+        plain(month, &mut rows);
+        plain(&month.zone_name(), &mut rows);
+        text(owner, &mut rows);
+        amounts(totals, summary.exact, &mut rows);
+    }
+    file(&format!("usage-{month}.csv"), rows, has_bom)
+}
+
+/// The file of [`by_key`]: a row for each key, and one with their total.
+pub(super) fn file_by_key(
+    month: &Month,
+    owner: &str,
+    summary: &Summary,
+    name: impl Fn(KeyId) -> Option<String>,
+) -> Response {
+    let mut rows = format!("month,time_zone,owner,key,name,{AMOUNTS}\r\n").into_bytes();
+    let mut row = |key: Option<KeyId>, name: &str, totals: &Totals| {
+        plain(month, &mut rows);
+        plain(&month.zone_name(), &mut rows);
+        text(owner, &mut rows);
+        maybe(key, &mut rows);
+        text(name, &mut rows);
+        amounts(totals, summary.exact, &mut rows);
+    };
+    for (key, totals) in summary.by_key.iter().flatten() {
+        row(*key, &key.and_then(&name).unwrap_or_default(), totals);
+    }
+    row(None, "Total", &summary.totals);
+    file(&format!("usage-{}-{month}.csv", slug(owner)), rows, true)
+}
+
+fn amounts(totals: &Totals, is_exact: bool, rows: &mut Vec<u8>) {
+    for amount in [
+        totals.total(),
+        totals.completed(),
+        totals.failed(),
+        totals.rate_limited(),
+        totals.cost(),
+        totals.billable(),
+        totals.billable_cost(),
+    ] {
+        plain(&amount, rows);
+    }
+    plain(&is_exact, rows);
+    end_row(rows);
+}
+
+/// An owner as a part of a file name: lower case letters, digits and single hyphens.
+fn slug(owner: &str) -> String {
+    let words = owner.split(|c: char| !c.is_ascii_alphanumeric());
+    let words: Vec<_> = words.filter(|word| !word.is_empty()).collect();
+    let slug: String = words.join("-").chars().take(MAX_SLUG).collect();
+    match slug.trim_end_matches('-') {
+        "" => "owner".into(),
+        slug => slug.to_ascii_lowercase(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slugs_are_plain_file_names() {
+        for (owner, expected) in [
+            ("customer-17", "customer-17"),
+            ("Acme & Sons, Ltd.", "acme-sons-ltd"),
+            ("../../etc/passwd", "etc-passwd"),
+            ("a\"; filename=\"b", "a-filename-b"),
+            ("ä🔑", "owner"),
+            ("", "owner"),
+        ] {
+            assert_eq!(slug(owner), expected);
+        }
+        assert_eq!(slug(&"abc ".repeat(99)).len(), MAX_SLUG - 1);
+    }
+}
