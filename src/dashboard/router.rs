@@ -37,8 +37,8 @@ const OPEN: [&str; 4] = [
 /// Every route outside of the API.
 fn pages() -> Vec<(&'static str, MethodRouter<Arc<Shared>>)> {
     use pages::{
-        assets, audit, delete, edit, find, generate, keys, log, overview, reveal, rotate, status,
-        usage,
+        assets, audit, delete, edit, find, generate, keys, log, overview, owner, owners, reveal,
+        rotate, status, usage,
     };
 
     vec![
@@ -60,6 +60,11 @@ fn pages() -> Vec<(&'static str, MethodRouter<Arc<Shared>>)> {
             get(status::revoke_form).post(status::revoke),
         ),
         ("/keys/{id}/delete", get(delete::form).post(delete::delete)),
+        ("/owners", get(owners::list)),
+        ("/owners/{owner}", get(owner::page_of)),
+        ("/owners/{owner}/csv", get(owner::export)),
+        ("/owners/{owner}/log/{format}", get(log::export_of_owner)),
+        ("/billing/csv", get(owners::export)),
         ("/log", get(log::of_all)),
         ("/log/columns", get(log::columns).post(log::choose_columns)),
         ("/log/{format}", get(log::export)),
@@ -224,7 +229,7 @@ mod tests {
                 continue;
             }
             let path = path.replace("{id}", key.id.as_str());
-            let path = path.replace("{format}", "csv");
+            let path = path.replace("{format}", "csv").replace("{owner}", "acme");
             for method in METHODS {
                 let request = Request::builder().method(&method).uri(&path);
                 let request = request.body(Body::empty()).unwrap();

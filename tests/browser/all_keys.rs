@@ -29,7 +29,7 @@ async fn the_overview_covers_all_keys_and_links_to_their_requests() {
         }
         assert_eq!(sum, all);
 
-        let by_key = pages.numbers("Keys by traffic").await;
+        let by_key = pages.numbers("Top keys").await;
         assert_eq!(by_key["Courier"], 3);
         assert_eq!(by_key.values().sum::<u64>(), all);
         for (chart, part, label, value) in [
@@ -55,7 +55,7 @@ async fn the_overview_covers_all_keys_and_links_to_their_requests() {
             assert_eq!(pages.logged().await, count, "{chart}");
         }
         pages.open("").await;
-        pages.pick("Keys by traffic", "Courier").await;
+        pages.pick("Top keys", "Courier").await;
         assert_eq!(pages.card("Total requests").await, 3);
         assert_eq!(pages.logged().await, 3);
     })

@@ -99,9 +99,32 @@ impl Shown {
     /// Requests every page, also with the text in the query, and submits every form.
     async fn walk(&self, text: &str) -> Vec<(String, Answer)> {
         let names = [
-            "name", "owner", "status", "show", "actor", "key", "action", "after", "newer",
-            "resource", "endpoint", "request", "code", "method", "outcome", "since", "until",
-            "range", "from", "to", "zone", "back", "cause", "statuses",
+            "name",
+            "owner",
+            "status",
+            "show",
+            "actor",
+            "key",
+            "action",
+            "after",
+            "newer",
+            "resource",
+            "endpoint",
+            "request",
+            "code",
+            "method",
+            "outcome",
+            "since",
+            "until",
+            "range",
+            "from",
+            "to",
+            "zone",
+            "back",
+            "cause",
+            "statuses",
+            "month",
+            "month_zone",
         ];
         // URLs are limited in length.
         let text = &*cut(text, 300);
@@ -122,6 +145,10 @@ impl Shown {
         .map(String::from)
         .to_vec();
         paths.push(of_gone);
+        paths.extend([
+            "/owners".into(),
+            format!("/owners/{}", segment(&cut(text, 200))),
+        ]);
         for within in [
             "", "/edit", "/reveal", "/rotate", "/disable", "/enable", "/revoke", "/delete",
         ] {
@@ -187,6 +214,11 @@ impl Shown {
         responses.push(("POST /admin/sign-in".into(), wrong));
         responses
     }
+}
+
+/// The text as a path segment.
+fn segment(text: &str) -> String {
+    encoded(&[("", text)]).split_off(1)
 }
 
 /// The text as escaped on a page.
@@ -285,6 +317,29 @@ async fn hostile_text_is_unchanged_in_json_and_no_formula_in_csv() {
             assert!(disposition.starts_with("attachment"), "{path}");
             let first: Value = serde_json::from_str(file.text.lines().next().unwrap()).unwrap();
             assert_eq!(first["path"], *text);
+        }
+        let (owner, month) = (
+            segment(&cut(&text, 200)),
+            Timestamp::now().strftime("%Y-%m"),
+        );
+        for path in [
+            format!("/owners/{owner}/csv?month={month}"),
+            format!("/billing/csv?month={month}"),
+            format!("/api/usage/by-owner/csv?month={month}"),
+        ] {
+            let file = pages.get(&format!("/admin{path}")).await;
+            let disposition = file.headers["content-disposition"].to_str().unwrap();
+            let name = disposition.strip_prefix("attachment; filename=\"usage-");
+            let name = name.and_then(|name| name.strip_suffix(".csv\"")).unwrap();
+            assert!(!name.contains(['"', ';', '/', '\\']), "{disposition}");
+            let mut reader = csv::Reader::from_reader(file.text.as_bytes());
+            let head = reader.headers().unwrap().clone();
+            for row in reader.records().map(Result::unwrap) {
+                for (name, cell) in head.iter().zip(&row) {
+                    let formula = cell.starts_with(['=', '+', '-', '@', '\t', '\r', '\n']);
+                    assert!(!formula, "{path}: {name} is {cell}");
+                }
+            }
         }
         for path in ["/log/csv", "/api/log/export/csv"] {
             let file = pages.get(&format!("/admin{path}")).await;

@@ -16,6 +16,7 @@ mod markup;
 mod navigation;
 mod outage;
 mod overview;
+mod owners;
 mod pages;
 mod reveal;
 mod safety;

@@ -125,8 +125,8 @@ fn event(n: i32) -> UsageEvent {
     event
 }
 
-/// Filters for random values.
-const RANDOM: [(&str, &str); 4] = [
+/// Filters for random values and the current month.
+const RANDOM: [(&str, &str); 6] = [
     (r"\?v=[0-9a-f]{16}", "?v=[version]"),
     (
         r#"name="token" value="[^"]*""#,
@@ -137,6 +137,11 @@ const RANDOM: [(&str, &str); 4] = [
         r#"name="once" value="[once]""#,
     ),
     (r"acme_live_[0-9A-Za-z]{54}", "[secret]"),
+    (
+        r"(January|February|March|April|May|June|July|August|September|October|November|December) 20\d\d",
+        "[month]",
+    ),
+    (r"month=20\d\d-\d\d", "month=[month]"),
 ];
 
 /// Filters for ids and times of keys created by the test.
@@ -179,6 +184,8 @@ async fn empty_pages() {
     for (name, path) in [
         ("empty-overview", format!("?{RANGE}")),
         ("empty-keys", "/keys".into()),
+        ("empty-owners", format!("/owners?{RANGE}")),
+        ("empty-owner", format!("/owners/nobody?{RANGE}")),
         ("empty-log", format!("/log?{TIMES}")),
         ("empty-audit", "/audit".into()),
     ] {
@@ -206,6 +213,8 @@ async fn keys_and_usage_pages() {
             "usage-filtered",
             format!("/keys/{LIMITED}?{RANGE}&code=4xx"),
         ),
+        ("owners", format!("/owners?{RANGE}")),
+        ("owner", format!("/owners/customer-17?{RANGE}")),
         ("log", format!("/log?{TIMES}")),
     ] {
         assert_snapshot(name, &pages.get(&format!("/admin{path}")).await);

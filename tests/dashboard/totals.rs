@@ -185,7 +185,7 @@ async fn totals_on_the_pages_match_the_clients_counts() {
     classes.shows_classes("the overview", &sums);
     let by_key = keys.iter().zip(&counted).take(4);
     let by_key = by_key.map(|(key, counted)| (key.key.name.clone(), sum(counted, |_, _, _| true)));
-    assert_eq!(overview.chart("Keys by traffic"), by_key.collect());
+    assert_eq!(overview.chart("Top keys"), by_key.collect());
     let log = Page::get(address, "/admin/log").await;
     assert_eq!(log.logged(), sum(&sums, |_, _, _| true));
     // Requests with an unknown key are not recorded for the key.

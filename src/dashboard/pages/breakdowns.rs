@@ -64,8 +64,8 @@ impl Links {
     }
 }
 
-/// Cards with the number of requests by outcome, compared to the previous period.
-pub(super) fn cards(totals: &Totals, before: &Totals, links: &Links) -> Markup {
+/// Cards with the number of requests by outcome, compared to the previous period, and the cost if it is wanted.
+pub(super) fn cards(totals: &Totals, before: &Totals, links: &Links, has_cost: bool) -> Markup {
     let all = totals.total();
     let card = |name: &str, class: &str, outcome: &str, count: u64, earlier: u64| {
         html! {
@@ -88,6 +88,13 @@ pub(super) fn cards(totals: &Totals, before: &Totals, links: &Links) -> Markup {
             (card("Completed", "completed", "completed", completed, earlier))
             (card("Failed", "failed", "failed", failed, failed_before))
             (card("Rate limited", "limited", "rate_limited", limited, limited_before))
+            @if has_cost {
+                div .card .cost {
+                    h2 { "Billable cost" }
+                    p .number { (charts::count(totals.billable_cost())) }
+                    p .more { "of a cost of " (charts::count(totals.cost())) }
+                }
+            }
         }
     }
 }

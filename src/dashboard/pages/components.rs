@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use maud::{Markup, html};
 
 use crate::dashboard::form::FieldErrors;
+use crate::dashboard::owner_path::linked_path;
 use crate::dashboard::page_context::PageContext;
 use crate::id::uuid_at;
 use crate::key::Key;
@@ -59,6 +60,29 @@ pub(super) fn line_or_none(text: Option<&str>) -> Markup {
 /// [`line`] as a link.
 pub(super) fn line_to(href: &str, text: &str) -> Markup {
     html! { a .clip href=(href) title=(text) { (name(text)) } }
+}
+
+/// An owner as a link to the owner's page, on one line; a dash without an owner.
+pub(super) fn owner(context: &PageContext, owner: Option<&str>) -> Markup {
+    html! {
+        @match owner {
+            Some(owner) => {
+                @match linked_path(owner) {
+                    Some(path) => (line_to(&context.at(&path), name_of_owner(owner))),
+                    None => (clipped(owner)),
+                }
+            }
+            None => (none()),
+        }
+    }
+}
+
+/// The text for an owner, which is never empty.
+pub(super) fn name_of_owner(owner: &str) -> &str {
+    match owner.trim() {
+        "" => "(blank)",
+        _ => owner,
+    }
 }
 
 /// The maximum number of characters in a cell.
@@ -248,6 +272,11 @@ impl<'a> Input<'a> {
             }
         }
     }
+}
+
+/// Suggestions for an input.
+pub(super) fn suggestions(id: &str, values: &[String]) -> Markup {
+    html! { datalist id=(id) { @for value in values { option value=(value) {} } } }
 }
 
 /// The alert above a form with errors: the error under the name `whole`, or a pointer to the fields.

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use maud::{Markup, html};
 
-use super::components::{minute, name_or_none};
+use super::components::{minute, name_or_none, owner};
 use super::{limit_text, reveal};
 use crate::dashboard::page_context::PageContext;
 use crate::dashboard::state::Shared;
@@ -25,7 +25,7 @@ pub(super) fn of_key(shared: &Shared, context: &PageContext, key: &Key) -> Marku
         html! { @match time_of { Some(it) => (minute(context, it)), None => (none) } }
     };
     let facts = [
-        ("Owner", name_or_none(key.owner.as_deref())),
+        ("Owner", owner(context, key.owner.as_deref())),
         ("Environment", name_or_none(key.environment.as_deref())),
         ("Scopes", list(key.scopes.clone(), "None")),
         ("Rate limits", list(limits.collect(), "Service defaults")),

@@ -8,13 +8,14 @@ use jiff::Timestamp;
 use maud::{Markup, html};
 
 use super::components::{
-    self, Icon, Input, badge, caption, copy, date, icon, line_or_none, line_to, minute,
+    self, Icon, Input, badge, caption, copy, date, icon, line_or_none, line_to, minute, owner,
 };
+use super::owner_field::{self, owner_field};
 use super::{Failure, overview, page};
 use crate::dashboard::form::{FieldErrors, FormFields};
 use crate::dashboard::page_context::PageContext;
 use crate::dashboard::state::Shared;
-use crate::key::{Key, KeyQuery, KeyStatus};
+use crate::key::{Key, KeyQuery, KeyStatus, StoreError};
 use crate::page::Page;
 
 pub(in crate::dashboard) async fn list(
@@ -22,15 +23,22 @@ pub(in crate::dashboard) async fn list(
     context: PageContext,
     fields: FormFields,
 ) -> Response {
-    let (query, wrong) = query(&fields);
+    let (mut query, wrong) = query(&fields);
     // With an invalid filter, show no keys rather than unfiltered ones.
-    let keys = match wrong.is_empty() {
-        true => shared.keys.list(&query).await.map(Some),
-        false => Ok(None),
+    let found = async {
+        if let Some(owner) = query.owner_contains.take() {
+            (query.owner, query.owner_contains) = owner_field::resolve(&shared, owner).await?;
+        }
+        let keys = match wrong.is_empty() {
+            true => Some(shared.keys.list(&query).await?),
+            false => None,
+        };
+        Ok::<_, StoreError>((keys, owner_field::suggested(&shared).await?))
     };
-    match keys {
-        Ok(keys) => {
-            let content = content(&shared, &context, &fields, keys.as_ref(), &wrong);
+    match found.await {
+        Ok((keys, owners)) => {
+            let filters = filters(&context, &fields, &wrong, &owners);
+            let content = content(&shared, &context, &fields, keys.as_ref(), &filters);
             page(&context, "API keys", &content)
         }
         Err(error) => Failure::from(error).page(&context),
@@ -60,7 +68,7 @@ fn query(fields: &FormFields) -> (KeyQuery, FieldErrors) {
         }
     };
     query.search = fields.get("name").map(Into::into);
-    query.owner = fields.get("owner").map(Into::into);
+    query.owner_contains = fields.get("owner").map(Into::into);
     if let Some(name) = fields.get("status") {
         let mut known = KeyStatus::ALL.into_iter();
         match known.find(|status| status.as_str() == name) {
@@ -81,7 +89,7 @@ fn content(
     context: &PageContext,
     fields: &FormFields,
     keys: Option<&Page<Key>>,
-    wrong: &FieldErrors,
+    filters: &Markup,
 ) -> Markup {
     let filtered = fields.has_any(&FILTERS);
     let kept = fields.only(&FILTERS);
@@ -96,7 +104,7 @@ fn content(
                 a .button .primary href=(context.at("/keys/new")) { "Generate API key" }
             }
         }
-        (filters(context, fields, filtered, wrong))
+        (filters)
         @match keys {
             None => {}
             Some(keys) if keys.items.is_empty() => p .empty {
@@ -115,8 +123,8 @@ fn content(
 fn filters(
     context: &PageContext,
     fields: &FormFields,
-    filtered: bool,
     wrong: &FieldErrors,
+    owners: &[String],
 ) -> Markup {
     let field = |name, label| Input::new(name, label, fields.get(name).unwrap_or_default());
     let choice = |name, label, choices: &[(&str, &str)]| {
@@ -129,11 +137,11 @@ fn filters(
         form .filters method="get" action=(context.at("/keys")) role="search" aria-label="Filter API keys" {
             (components::alert(wrong, "after"))
             (field("name", "Name, hint or ID").in_url())
-            (field("owner", "Owner").in_url())
+            (owner_field(fields, owners))
             (choice("status", "Status", &statuses))
             (choice("show", "Show", &SHOWN))
             button type="submit" { "Apply" }
-            @if filtered { a .button href=(context.at("/keys")) { "Clear filters" } }
+            @if fields.has_any(&FILTERS) { a .button href=(context.at("/keys")) { "Clear filters" } }
         }
     }
 }
@@ -159,7 +167,7 @@ fn row(shared: &Shared, context: &PageContext, key: &Key) -> Markup {
         tr {
             th .name scope="row" { (line_to(&at, &key.name)) }
             td .hint { code { (key.hint) } " " (copy(key.id.as_str(), "key ID")) }
-            td .owner { (line_or_none(key.owner.as_deref())) }
+            td .owner { (owner(context, key.owner.as_deref())) }
             td .environment { (line_or_none(key.environment.as_deref())) }
             td .status { (badge(key)) }
             td data-label="Created" { (date(context, key.created_at)) }

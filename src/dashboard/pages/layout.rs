@@ -26,6 +26,7 @@ pub(in crate::dashboard) fn page(context: &PageContext, title: &str, content: &M
     let links = [
         ("/", "Overview"),
         ("/keys", "API keys"),
+        ("/owners", "Owners"),
         ("/log", "Request log"),
         ("/audit", "Audit log"),
     ];

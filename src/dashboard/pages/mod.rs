@@ -17,12 +17,17 @@ mod layout;
 mod limit_text;
 pub(super) mod log;
 pub(super) mod overview;
+pub(super) mod owner;
+mod owner_field;
+mod owner_in_path;
+pub(super) mod owners;
 mod posted_form;
 mod range;
 pub(super) mod reveal;
 pub(super) mod rotate;
 pub(super) mod sign_in;
 pub(super) mod status;
+mod top;
 pub(super) mod usage;
 
 pub(super) use self::layout::{

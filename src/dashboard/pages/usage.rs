@@ -63,6 +63,7 @@ async fn shown(
     let log = Log {
         at: at.clone(),
         key: Some(key),
+        owner: None,
         picked: Some(&picked),
         columns,
     };
@@ -86,7 +87,7 @@ async fn shown(
         (details::of_key(shared, context, key))
         (picked.choice(context, &links.at, fields, &log::KEPT))
         (breakdowns::exactness(&summary))
-        (breakdowns::cards(&summary.totals, &before, &links))
+        (breakdowns::cards(&summary.totals, &before, &links, true))
         (breakdowns::chart(context, &picked, &summary, &links))
         (breakdowns::panels(&summary, &links, &page))
         (breakdowns::endpoints(&summary, &links))

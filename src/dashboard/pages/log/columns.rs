@@ -20,7 +20,7 @@ const COLUMN: &str = "column";
 /// Separates the columns in the cookie.
 const SEPARATOR: char = '.';
 
-/// Tables with and without a column for the key are chosen apart.
+/// Tables with and without columns for the key and its owner are chosen apart.
 #[derive(Clone, Copy)]
 pub(in crate::dashboard::pages) enum Table {
     AllKeys,
@@ -38,7 +38,7 @@ impl Table {
     fn columns(self) -> impl Iterator<Item = &'static Column> {
         COLUMNS.iter().filter(move |column| match self {
             Self::AllKeys => true,
-            Self::OneKey => column.id != "key",
+            Self::OneKey => !["key", "owner"].contains(&column.id),
         })
     }
 }

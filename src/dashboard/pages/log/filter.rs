@@ -6,8 +6,11 @@ use crate::dashboard::form::{FieldErrors, FormFields};
 use crate::dashboard::page_context::PageContext;
 use crate::dashboard::pages::breakdowns::STATUSES;
 use crate::dashboard::pages::causes;
+use crate::dashboard::pages::owner_field;
 use crate::dashboard::pages::range::{TimeRange, next_second};
+use crate::dashboard::state::Shared;
 use crate::id::KeyId;
+use crate::key::StoreError;
 use crate::page::PageToken;
 use crate::usage::{Cause, LogFilter, Outcome, RejectionReason, StatusClass};
 
@@ -39,12 +42,13 @@ pub(super) struct Filtered {
 }
 
 impl Filtered {
-    /// Parses the filter fields. A given `key` overrides the key and owner fields, and the page's range is the default
-    /// of the time fields.
+    /// Parses the filter fields. A given `key` overrides the key and owner fields, a given `owner` the owner field, and
+    /// the page's range is the default of the time fields.
     pub(super) fn read(
         context: &PageContext,
         fields: &FormFields,
         key: Option<KeyId>,
+        owner: Option<&str>,
         picked: Option<&TimeRange>,
     ) -> Self {
         let mut wrong = FieldErrors::default();
@@ -86,7 +90,8 @@ impl Filtered {
         } else {
             let why = "Choose a key from the list.";
             filter.key = wrong.take("key", known(fields, "key", why));
-            filter.owner = text("owner");
+            filter.owner = owner.map(String::from);
+            filter.owner_contains = text("owner").filter(|_| owner.is_none());
         }
         Self {
             filter,
@@ -95,6 +100,16 @@ impl Filtered {
             until,
             wrong,
         }
+    }
+
+    /// Replaces a part of an owner that is the full name of one.
+    pub(super) async fn resolve_owner(&mut self, shared: &Shared) -> Result<(), StoreError> {
+        let filter = &mut self.filter;
+        (filter.owner, filter.owner_contains) = match filter.owner_contains.take() {
+            Some(owner) => owner_field::resolve(shared, owner).await?,
+            None => (filter.owner.take(), None),
+        };
+        Ok(())
     }
 }
 

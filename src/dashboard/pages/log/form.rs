@@ -8,6 +8,7 @@ use crate::dashboard::page_context::PageContext;
 use crate::dashboard::pages::breakdowns::STATUSES;
 use crate::dashboard::pages::causes;
 use crate::dashboard::pages::components::{self, Input};
+use crate::dashboard::pages::owner_field::owner_field;
 use crate::usage::Method;
 
 const OUTCOMES: [(&str, &str); 4] = [
@@ -25,6 +26,7 @@ impl Log<'_> {
         fields: &FormFields,
         wrong: &FieldErrors,
         key: &Markup,
+        owners: &[String],
     ) -> Markup {
         let text = |name, label, hint| {
             let input = Input::new(name, label, fields.get(name).unwrap_or_default());
@@ -66,7 +68,7 @@ impl Log<'_> {
                 input type="hidden" name="zone" value=(context.zone_name());
                 (key)
                 (text("resource", "Resource ID", ""))
-                @if self.key.is_none() { (text("owner", "Owner", "")) }
+                @if self.has_owner_field() { (owner_field(fields, owners)) }
                 (moment("since", "Date from", if self.picked.is_some() { "Defaults to the range above" } else { "" }))
                 (moment("until", "Date to", ""))
                 (choice("outcome", "Status", &OUTCOMES))

@@ -22,18 +22,23 @@ const MAX_KEYS: usize = 200;
 /// The keys to choose from, sorted by name.
 pub(super) struct KeyChoices {
     keys: Vec<Key>,
-    /// Whether these are all keys.
+    /// Whether these are all keys, or all of the owner.
     is_complete: bool,
+    has_owner: bool,
 }
 
 impl KeyChoices {
-    pub(super) async fn read(shared: &Shared) -> Result<Self, Failure> {
-        let page = shared.keys.list(&KeyQuery::new().limit(MAX_KEYS)).await?;
+    /// The keys of all owners, or of one.
+    pub(super) async fn read(shared: &Shared, owner: Option<&str>) -> Result<Self, Failure> {
+        let mut query = KeyQuery::new().limit(MAX_KEYS);
+        query.owner = owner.map(String::from);
+        let page = shared.keys.list(&query).await?;
         let mut keys = page.items;
         keys.sort_by_cached_key(|key| (key.name.to_lowercase(), key.hint.clone()));
         Ok(Self {
             keys,
             is_complete: page.next.is_none(),
+            has_owner: owner.is_some(),
         })
     }
 
@@ -95,7 +100,8 @@ impl KeyChoices {
         ids.dedup();
         let listed = self.keys.iter().filter(|key| ids.contains(&key.id));
         let mut keys: Vec<_> = listed.cloned().collect();
-        if !self.is_complete && keys.len() < ids.len() {
+        // Keys may have had another owner at the time of the requests.
+        if (!self.is_complete || self.has_owner) && keys.len() < ids.len() {
             let query = KeyQuery::new().limit(ids.len()).ids(ids);
             keys = shared.keys.list(&query).await?.items;
         }

@@ -17,13 +17,14 @@ use maud::{Markup, html};
 
 pub(super) use self::columns::{Columns, Table};
 pub(in crate::dashboard) use self::columns::{choose as choose_columns, form as columns};
-pub(in crate::dashboard) use self::export::export;
+pub(in crate::dashboard) use self::export::{export, export_of_owner};
 use self::filter::Filtered;
 pub(super) use self::filter::{FIELDS, FILTERS, PAGE_TOKENS};
 use self::key_filter::KeyChoices;
 pub(super) use self::key_filter::leaving;
 use super::breakdowns::{self, Links, STATUSES};
 use super::components;
+use super::owner_field;
 use super::range::{CUSTOM, TimeRange};
 use super::{Failure, page};
 use crate::dashboard::charts;
@@ -48,6 +49,8 @@ pub(super) struct Log<'a> {
     pub(super) at: String,
     /// The key of the page; `None` for all keys.
     pub(super) key: Option<&'a Key>,
+    /// The owner of the page; `None` for all owners.
+    pub(super) owner: Option<&'a str>,
     /// The time range of the page. The log's own time fields override it.
     pub(super) picked: Option<&'a TimeRange>,
     pub(super) columns: Columns,
@@ -62,6 +65,7 @@ pub(in crate::dashboard) async fn of_all(
     let log = Log {
         at: context.at("/log"),
         key: None,
+        owner: None,
         picked: None,
         columns: Columns::of(Table::AllKeys, &headers),
     };
@@ -83,13 +87,14 @@ impl Log<'_> {
         fields: &FormFields,
     ) -> Result<Markup, Failure> {
         let key = self.key.map(|key| key.id);
-        let choices = KeyChoices::read(shared).await?;
+        let choices = KeyChoices::read(shared, self.owner).await?;
         let resolved = match key {
             Some(_) => Ok(fields.with([("key", "")])),
             None => choices.resolve(shared, fields).await?,
         };
         let fields = resolved.as_ref().unwrap_or(fields);
-        let mut filtered = Filtered::read(context, fields, key, self.picked);
+        let mut filtered = Filtered::read(context, fields, key, self.owner, self.picked);
+        filtered.resolve_owner(shared).await?;
         if let Err(why) = &resolved {
             filtered.wrong.replace("key", *why);
         }
@@ -103,6 +108,10 @@ impl Log<'_> {
                 choices.of(shared, &requests.items).await?
             }
             _ => Vec::new(),
+        };
+        let owners = match self.has_owner_field() {
+            true => owner_field::suggested(shared).await?,
+            false => Vec::new(),
         };
         let failures = self.failures(shared, &filtered).await?;
         let fixed = self.fixed(fields, &filtered);
@@ -119,7 +128,7 @@ impl Log<'_> {
                         p { (self.exports(context, &fixed)) }
                     }
                 }
-                (self.form(context, fields, &filtered.wrong, &field))
+                (self.form(context, fields, &filtered.wrong, &field, &owners))
                 @if let Some(summary) = &failures {
                     (breakdowns::exactness(summary))
                     (breakdowns::failures_line(summary, &links))
@@ -127,6 +136,11 @@ impl Log<'_> {
                 @if let Some((requests, _)) = &found { (self.found(context, fields, &fixed, requests, &keys)) }
             }
         })
+    }
+
+    /// Whether the filter has a field for the owner.
+    fn has_owner_field(&self) -> bool {
+        self.key.is_none() && self.owner.is_none()
     }
 
     /// The usage of the filtered key or owner, to show why its requests failed. `None` if other fields, which rollups
@@ -185,7 +199,8 @@ impl Log<'_> {
                     @if fields.has_any(&FILTERS) {
                         "No requests match your filters. " a href=(self.cleared(fields)) { "Clear filters" }
                     } @else if self.picked.is_some() {
-                        "No requests in this period. Choose a longer one, or send a request with this key and reload the page."
+                        "No requests in this period. Choose a longer one, or send a request with "
+                        @if self.key.is_some() { "this key" } @else { "one of the keys" } " and reload the page."
                     } @else {
                         "No requests yet. Send a request with an API key, then reload the page."
                     }
@@ -205,7 +220,11 @@ impl Log<'_> {
     fn exports(&self, context: &PageContext, fixed: &FormFields) -> Markup {
         let of_key = self.key.map(|key| fixed.with([("key", key.id.as_str())]));
         let query = of_key.as_ref().unwrap_or(fixed).only(&FILTERS).query();
-        let export = |format: &str| format!("{}?{query}", context.at(&format!("/log/{format}")));
+        let at = match self.owner {
+            Some(_) => format!("{}/log", self.at),
+            None => context.at("/log"),
+        };
+        let export = |format: &str| format!("{at}/{format}?{query}");
         html! {
             a .button href=(export("csv")) { "Export CSV" } " "
             a .button href=(export("jsonl")) { "Export JSON Lines" } " "

@@ -7,7 +7,9 @@ use maud::{Markup, html};
 use crate::dashboard::charts;
 use crate::dashboard::page_context::PageContext;
 use crate::dashboard::pages::causes;
-use crate::dashboard::pages::components::{caption, clipped, line_to, milliseconds, none, time};
+use crate::dashboard::pages::components::{
+    caption, clipped, line_to, milliseconds, none, owner, time,
+};
 use crate::key::Key;
 use crate::usage::{Outcome, UsageEvent};
 
@@ -47,7 +49,7 @@ const fn extra(id: &'static str, name: &'static str, cell: fn(&Row<'_>) -> Marku
     }
 }
 
-pub(super) const COLUMNS: [Column; 14] = [
+pub(super) const COLUMNS: [Column; 15] = [
     usual("id", "Request ID", |row| {
         html! { code { (clipped(&row.event.request_id_or_id())) } }
     }),
@@ -64,6 +66,9 @@ pub(super) const COLUMNS: [Column; 14] = [
     usual("cause", "Cause", |row| match causes::of_event(row.event) {
         Some(cause) => html! { (cause) },
         None => none(),
+    }),
+    extra("owner", "Owner", |row| {
+        owner(row.context, row.event.owner.as_deref())
     }),
     extra("path", "Path", |row| clipped(&row.event.path)),
     extra("resource", "Resource ID", |row| {

@@ -15,7 +15,7 @@ use self::tables::ROWS;
 pub(super) use self::tables::{EXPIRING_DAYS, UNUSED_DAYS};
 use super::breakdowns::{self, Links, STATUSES};
 use super::range::{self, TimeRange};
-use super::{Failure, page};
+use super::{Failure, page, top};
 use crate::dashboard::form::FormFields;
 use crate::dashboard::page_context::PageContext;
 use crate::dashboard::state::Shared;
@@ -24,6 +24,9 @@ use crate::key::{Key, KeyQuery, KeyStatus};
 use crate::page::Page;
 use crate::usage::summary::{Spike, Totals, spikes};
 use crate::usage::{MergeBacklog, Summary, SummaryQuery, SummarySpec, UsageRange};
+
+/// The number of top keys and owners. They fit above the fold of a window of 1,280 by 800 pixels.
+const TOP: usize = 5;
 
 /// The maximum number of keys that are sorted by expiry.
 const EXPIRING: usize = 200;
@@ -96,7 +99,7 @@ impl Overview {
         let by_key = summary.by_key.as_ref().unwrap_or(&none);
         let mut spikes = spikes(by_key, &before);
         spikes.truncate(ROWS);
-        let busiest = summary.top_keys(ROWS).into_iter();
+        let busiest = summary.top_keys(TOP).into_iter();
         let busiest: Vec<_> = busiest.map(|(id, totals)| (id, totals.clone())).collect();
         let unused = keys.list(&unused(now).limit(ROWS)).await?;
         let mut expiring = keys.list(&expiring(now).limit(EXPIRING)).await?;
@@ -135,7 +138,8 @@ impl Overview {
         picked: &TimeRange,
         fields: &FormFields,
     ) -> Markup {
-        let home = context.home();
+        let (home, all) = (context.home(), self.summary.totals.total());
+        let range = fields.only(&range::FIELDS);
         let (since, until) = (picked.range.start.to_string(), picked.range.end.to_string());
         let kept = FormFields::default().with([("since", &*since), ("until", &until)]);
         let links = Links {
@@ -156,11 +160,14 @@ impl Overview {
             @if !self.has_keys { (first_steps(shared, context)) }
             (picked.choice(context, &home, fields, &[STATUSES]))
             (breakdowns::exactness(&self.summary))
-            (breakdowns::cards(&self.summary.totals, &self.before, &links))
+            (breakdowns::cards(&self.summary.totals, &self.before, &links, false))
+            .panels .wide {
+                (top::keys(context, &self.busiest, &self.named, all, &range))
+                (top::owners(context, &self.summary.top_owners(TOP), all, &range))
+            }
             (breakdowns::chart(context, picked, &self.summary, &links))
             (tables::spikes(context, &self.spikes, &self.named))
             .panels .wide {
-                (tables::busiest(context, &self.busiest, &self.named, self.summary.totals.total()))
                 (breakdowns::failing_owners(&self.summary, &links))
                 (breakdowns::endpoints(&self.summary, &links))
             }

@@ -2,15 +2,15 @@
 
 use maud::{Markup, html};
 
-use crate::dashboard::charts::{self, Bar};
+use crate::dashboard::charts;
 use crate::dashboard::page_context::PageContext;
-use crate::dashboard::pages::components::{date, line_or_none, line_to};
+use crate::dashboard::pages::components::{date, line_to, owner};
 use crate::dashboard::pages::status::OVERVIEW;
-use crate::id::KeyId;
+use crate::dashboard::pages::top::{link, named};
 use crate::key::Key;
 use crate::page::Page;
 use crate::usage::Outcome;
-use crate::usage::summary::{Spike, Totals};
+use crate::usage::summary::Spike;
 
 /// Days without a request after which a key counts as unused.
 pub(in crate::dashboard::pages) const UNUSED_DAYS: i64 = 90;
@@ -20,40 +20,6 @@ pub(in crate::dashboard::pages) const EXPIRING_DAYS: i64 = 30;
 
 /// The maximum number of rows of a table.
 pub(in crate::dashboard::pages) const ROWS: usize = 10;
-
-pub(super) fn busiest(
-    context: &PageContext,
-    busiest: &[(Option<KeyId>, Totals)],
-    keys: &[Key],
-    all: u64,
-) -> Markup {
-    let rows = busiest.iter().map(|(id, totals)| Bar {
-        label: match (id, id.and_then(|id| named(keys, id))) {
-            (_, Some(key)) => key.name.clone(),
-            (Some(id), None) => format!("{id} (deleted)"),
-            (None, _) => "No key".into(),
-        },
-        count: totals.total(),
-        href: id.map(|id| link(context, id, keys)),
-    });
-    html! {
-        section .panel aria-label="Keys by traffic" {
-            (charts::bars("Keys by traffic", "Key", &rows.collect::<Vec<_>>(), all))
-        }
-    }
-}
-
-fn named(keys: &[Key], id: KeyId) -> Option<&Key> {
-    keys.iter().find(|key| key.id == id)
-}
-
-/// The page of a key, or the log if the key was deleted.
-fn link(context: &PageContext, id: KeyId, keys: &[Key]) -> String {
-    match named(keys, id) {
-        Some(_) => context.at(&format!("/keys/{id}")),
-        None => context.at(&format!("/log?key={id}")),
-    }
-}
 
 pub(super) fn spikes(context: &PageContext, spikes: &[Spike], keys: &[Key]) -> Markup {
     let share = |part, all| html! { (charts::count(part)) " of " (charts::count(all)) " (" (charts::share(part, all)) ")" };
@@ -103,7 +69,7 @@ pub(super) fn unused(context: &PageContext, keys: &Page<Key>) -> Markup {
             @let at = context.at(&format!("/keys/{}", key.id));
             tr {
                 th scope="row" { (line_to(&at, &key.name)) }
-                td data-label="Owner" { (line_or_none(key.owner.as_deref())) }
+                td data-label="Owner" { (owner(context, key.owner.as_deref())) }
                 td data-label="Last used" { @if let Some(used) = key.last_used_at { (date(context, used)) } @else { strong .never { "Never" } } }
                 td { a href={ (at) "/disable?back=" (OVERVIEW) } aria-label={ "Disable " (key.name) } { "Disable" } }
             }
@@ -131,7 +97,7 @@ pub(super) fn expiring(context: &PageContext, keys: &Page<Key>) -> Markup {
             @let at = context.at(&format!("/keys/{}", key.id));
             tr {
                 th scope="row" { (line_to(&at, &key.name)) }
-                td data-label="Owner" { (line_or_none(key.owner.as_deref())) }
+                td data-label="Owner" { (owner(context, key.owner.as_deref())) }
                 td data-label="Expires" { @if let Some(end) = key.expires_at { (date(context, end)) } }
                 td { a href={ (at) "/edit" } aria-label={ "Edit " (key.name) } { "Edit" } }
             }

@@ -1,0 +1,102 @@
+//! The page of an owner: usage by key and month, and the request log.
+
+mod months;
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::response::Response;
+use http::HeaderMap;
+use jiff::Timestamp;
+use maud::{Markup, html};
+
+pub(in crate::dashboard) use self::months::export;
+use self::months::{MONTH_ZONE, Months};
+use super::breakdowns::{self, Links, STATUSES};
+use super::components::{name, name_of_owner};
+use super::log::{self, Columns, Log, Table};
+use super::owner_in_path::OwnerInPath;
+use super::range::{self, TimeRange};
+use super::{Failure, page, top};
+use crate::dashboard::form::FormFields;
+use crate::dashboard::owner_path::owner_path;
+use crate::dashboard::page_context::PageContext;
+use crate::dashboard::state::Shared;
+use crate::usage::{SummaryQuery, SummarySpec, UsageRange};
+
+/// The number of keys in the chart.
+const TOP: usize = 10;
+
+pub(in crate::dashboard) async fn page_of(
+    State(shared): State<Arc<Shared>>,
+    context: PageContext,
+    OwnerInPath(owner): OwnerInPath,
+    headers: HeaderMap,
+    fields: FormFields,
+) -> Response {
+    let columns = Columns::of(Table::AllKeys, &headers);
+    match shown(&shared, &context, &owner, &fields, columns).await {
+        Ok(content) => page(&context, name_of_owner(&owner), &content),
+        Err(failure) => failure.page(&context),
+    }
+}
+
+async fn shown(
+    shared: &Shared,
+    context: &PageContext,
+    owner: &str,
+    fields: &FormFields,
+    columns: Columns,
+) -> Result<Markup, Failure> {
+    let picked = TimeRange::of(context, fields);
+    let range = |times: &Range<Timestamp>| {
+        let range = UsageRange::new().owner(owner);
+        range.from(times.start).to(times.end)
+    };
+    let spec = SummarySpec::new().by_key().latency();
+    let spec = spec.over_range(picked.range.clone(), context.zone.clone());
+    let now = SummaryQuery::new(range(&picked.range), spec);
+    let summary = shared.usage.summary(&now).await?;
+    let before = shared.usage.totals_by_key(&range(&picked.before)).await?;
+    let before = before.values().sum();
+    let busiest = summary.top_keys(TOP).into_iter();
+    let busiest: Vec<_> = busiest.map(|(id, totals)| (id, totals.clone())).collect();
+    let ids = busiest.iter().filter_map(|(id, _)| *id);
+    let months = Months::read(shared, context, owner, fields, ids).await?;
+    let at = context.at(&owner_path(owner));
+    let log = Log {
+        at: at.clone(),
+        key: None,
+        owner: Some(owner),
+        picked: Some(&picked),
+        columns,
+    };
+    let log = log.section(shared, context, fields).await?;
+    // Links in cards and charts add filters to the log below.
+    let links = Links {
+        kept: fields.only(&[&range::FIELDS[..], &log::FILTERS, &[STATUSES, MONTH_ZONE]].concat()),
+        at,
+    };
+    let page = Links {
+        kept: fields.only(&[&log::FIELDS[..], &log::PAGE_TOKENS, &[MONTH_ZONE]].concat()),
+        at: links.at.clone(),
+    };
+    let range = fields.only(&range::FIELDS);
+    let kept = [&log::KEPT[..], &[MONTH_ZONE]].concat();
+    Ok(html! {
+        p { a href=(context.at("/owners")) { "Back to owners" } }
+        .head { h1 { (name(name_of_owner(owner))) } (months.downloads(&links.at)) }
+        (picked.choice(context, &links.at, fields, &kept))
+        (breakdowns::exactness(&summary))
+        (breakdowns::cards(&summary.totals, &before, &links, true))
+        (breakdowns::chart(context, &picked, &summary, &links))
+        (months.section(context, &links.at, fields))
+        (breakdowns::panels(&summary, &links, &page))
+        .panels .wide {
+            (top::keys(context, &busiest, &months.keys, summary.totals.total(), &range))
+            (breakdowns::endpoints(&summary, &links))
+        }
+        (log)
+    })
+}

@@ -1,0 +1,36 @@
+//! Extracts the owner named in the path.
+
+use std::sync::Arc;
+
+use axum::extract::{FromRequestParts, RawPathParams};
+use axum::response::{IntoResponse, Response};
+use http::request::Parts;
+
+use super::layout::not_found;
+use crate::dashboard::owner_path::owner_in;
+use crate::dashboard::page_context::PageContext;
+use crate::dashboard::state::Shared;
+
+/// The owner in the path, who may have no keys and no usage.
+pub(in crate::dashboard) struct OwnerInPath(pub(super) String);
+
+impl FromRequestParts<Arc<Shared>> for OwnerInPath {
+    type Rejection = Response;
+
+    async fn from_request_parts(parts: &mut Parts, shared: &Arc<Shared>) -> Result<Self, Response> {
+        let context = PageContext::from_request_parts(parts, shared).await;
+        let context = context.map_err(IntoResponse::into_response)?;
+        let captures = RawPathParams::from_request_parts(parts, shared).await;
+        // The path at which the dashboard is nested may have captures too, which come first.
+        let owner = captures.ok().and_then(|captures| {
+            let owners = captures.iter().filter(|(name, _)| *name == "owner");
+            owners
+                .last()
+                .and_then(|(_, owner)| owner_in(owner).map(String::from))
+        });
+        match owner {
+            Some(owner) => Ok(Self(owner)),
+            None => Err(not_found(context).await),
+        }
+    }
+}

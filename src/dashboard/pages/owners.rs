@@ -1,0 +1,209 @@
+//! The list of owners, and a file with the usage of all of them in a month.
+
+use std::cmp::Reverse;
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::response::Response;
+use jiff::Timestamp;
+use maud::{Markup, html};
+
+use super::breakdowns;
+use super::components::{caption, owner};
+use super::owner_field::{self, owner_field};
+use super::range::{self, TimeRange};
+use super::{Failure, page};
+use crate::dashboard::form::FormFields;
+use crate::dashboard::month::Month;
+use crate::dashboard::page_context::{PageContext, zone_named};
+use crate::dashboard::state::Shared;
+use crate::dashboard::{billing, charts};
+use crate::text::contains_ignoring_case;
+use crate::usage::{Summary, SummaryQuery, SummarySpec, Totals, UsageRange};
+
+/// The maximum number of rows.
+const ROWS: usize = 50;
+
+pub(in crate::dashboard) async fn list(
+    State(shared): State<Arc<Shared>>,
+    context: PageContext,
+    fields: FormFields,
+) -> Response {
+    let picked = TimeRange::of(&context, &fields);
+    match Owners::read(&shared, &picked, &fields).await {
+        Ok(owners) => page(
+            &context,
+            "Owners",
+            &owners.content(&context, &picked, &fields),
+        ),
+        Err(failure) => failure.page(&context),
+    }
+}
+
+/// Exports the usage of each owner in a month.
+pub(in crate::dashboard) async fn export(
+    State(shared): State<Arc<Shared>>,
+    context: PageContext,
+    fields: FormFields,
+) -> Response {
+    let file = async {
+        let month = month_of(&context, &fields)?;
+        let summary = billing::by_owner(&shared.usage, &month).await?;
+        Ok::<_, Failure>(billing::file_by_owner(&month, &summary, true))
+    };
+    file.await.unwrap_or_else(|failure| failure.page(&context))
+}
+
+/// The month of a file: the fields `month` and `zone`.
+pub(super) fn month_of(context: &PageContext, fields: &FormFields) -> Result<Month, Failure> {
+    let zone = fields.get("zone").map(zone_named).transpose();
+    let zone = zone.map_err(|error| Failure::Invalid(error.to_string()))?;
+    let zone = zone.unwrap_or_else(|| context.zone.clone());
+    let month = fields.get("month").unwrap_or_default();
+    let wrong = || Failure::Invalid("Enter a month such as 2026-10.".into());
+    Month::parse(month, zone).ok_or_else(wrong)
+}
+
+/// A link to download the usage of a month. `at` is the URL of the file.
+pub(super) fn download(at: &str, month: &Month, text: &str) -> Markup {
+    let fields: FormFields = [
+        ("month", month.to_string()),
+        ("zone", month.zone_name().to_owned()),
+    ]
+    .into_iter()
+    .collect();
+    html! { a .button href={ (at) "?" (fields.query()) } { (text) } }
+}
+
+/// The data of the page.
+struct Owners {
+    summary: Summary,
+    /// Those that match the filter: by the number of requests, then those of keys without any.
+    rows: Vec<(Arc<str>, Totals)>,
+    suggested: Vec<String>,
+}
+
+impl Owners {
+    async fn read(
+        shared: &Shared,
+        picked: &TimeRange,
+        fields: &FormFields,
+    ) -> Result<Self, Failure> {
+        let times = &picked.range;
+        let range = UsageRange::new().from(times.start).to(times.end);
+        let query = SummaryQuery::new(range, SummarySpec::new().by_owner());
+        let mut summary = shared.usage.summary(&query).await?;
+        let part = fields.get("owner").unwrap_or_default();
+        let mut owners = summary.by_owner.take().unwrap_or_default();
+        owners.retain(|owner, _| contains_ignoring_case(owner, part));
+        // More than these are not shown.
+        for owner in shared.keys.owners(part, owners.len() + ROWS).await? {
+            owners.entry(owner.into()).or_default();
+        }
+        let mut rows: Vec<_> = owners.into_iter().collect();
+        rows.sort_by_key(|(_, totals)| Reverse(totals.total()));
+        Ok(Self {
+            summary,
+            rows,
+            suggested: owner_field::suggested(shared).await?,
+        })
+    }
+
+    fn content(&self, context: &PageContext, picked: &TimeRange, fields: &FormFields) -> Markup {
+        let at = context.at("/owners");
+        let kept = fields.only(&range::FIELDS);
+        let is_filtered = fields.get("owner").is_some();
+        html! {
+            .head {
+                h1 { "Owners" }
+                (downloads(context))
+            }
+            (picked.choice(context, &at, fields, &["owner"]))
+            form .filters method="get" action=(at) role="search" aria-label="Filter owners" {
+                @for (name, value) in kept.iter() { input type="hidden" name=(name) value=(value); }
+                (owner_field(fields, &self.suggested))
+                button type="submit" { "Apply" }
+                @if is_filtered { a .button href={ (at) "?" (kept.query()) } { "Clear filters" } }
+            }
+            (breakdowns::exactness(&self.summary))
+            @if self.rows.is_empty() {
+                p .empty {
+                    @if is_filtered { "No owners match your filter." }
+                    @else { "No owners yet. Set the owner of an API key to see its usage here." }
+                }
+            } @else {
+                (self.table(context))
+            }
+        }
+    }
+
+    fn table(&self, context: &PageContext) -> Markup {
+        let shown = &self.rows[..self.rows.len().min(ROWS)];
+        let totals: Totals = self.rows.iter().map(|(_, totals)| totals).sum();
+        let all = self.summary.totals.total();
+        html! {
+            .scroll .panel tabindex="0" role="region" aria-label="Owners" { table .stacked .amounts {
+                (caption("Owners by requests"))
+                thead { tr {
+                    th scope="col" { "Owner" }
+                    @for head in ["Requests", "Share"] { th .number scope="col" { (head) } }
+                    (amount_heads())
+                } }
+                tbody { @for (name, totals) in shown { tr {
+                    th scope="row" { (owner(context, Some(name))) }
+                    td .number data-label="Requests" { (charts::count(totals.total())) }
+                    td .number data-label="Share" { (charts::share(totals.total(), all)) }
+                    (amounts(totals))
+                } } }
+                tfoot { tr {
+                    th scope="row" { "Total" }
+                    td .number data-label="Requests" { (charts::count(totals.total())) }
+                    td .number data-label="Share" { (charts::share(totals.total(), all)) }
+                    (amounts(&totals))
+                } }
+            } }
+            @if shown.len() < self.rows.len() {
+                p .rule {
+                    "The " (ROWS) " owners with the most requests. Filter by owner to find others; files have all of them."
+                }
+            }
+        }
+    }
+}
+
+/// The heads of [`amounts`].
+pub(super) fn amount_heads() -> Markup {
+    html! { @for (head, _) in AMOUNTS { th .number scope="col" { (head) } } }
+}
+
+/// The numbers on a bill, as cells of a table.
+pub(super) fn amounts(totals: &Totals) -> Markup {
+    html! {
+        @for (head, amount) in AMOUNTS {
+            td .number data-label=(head) { (charts::count(amount(totals))) }
+        }
+    }
+}
+
+type Amount = (&'static str, fn(&Totals) -> u64);
+
+const AMOUNTS: [Amount; 5] = [
+    ("Completed", Totals::completed),
+    ("Failed", Totals::failed),
+    ("Rate limited", Totals::rate_limited),
+    ("Cost", Totals::cost),
+    ("Billable cost", Totals::billable_cost),
+];
+
+/// Links to the usage of all owners in this month and the last one.
+fn downloads(context: &PageContext) -> Markup {
+    let this = Month::of(Timestamp::now(), &context.zone);
+    html! {
+        p {
+            "Monthly usage, " (this.zone_name()) ":"
+            @for month in [&this.previous(), &this] {
+                (download(&context.at("/billing/csv"), month, &format!("{} CSV", month.title())))
+            }
+        }
+    }
+}
