@@ -19,6 +19,7 @@ mod journey;
 mod keys;
 mod log;
 mod looks;
+mod owners;
 mod pages;
 mod program;
 mod reader;
