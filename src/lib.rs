@@ -77,7 +77,7 @@
 //! | `sqlite-unbundled` | The same with the system's SQLite library. Building needs its headers and libclang |
 //! | `postgres` | `PostgresBackend`, which stores keys, the request log and rollups in PostgreSQL |
 //! | `redis` | `limit::RedisLimiter`: rate limits that hold across processes, in Redis or Valkey |
-//! | `password-hashes` | [`PasswordHashes`]: import of keys with bcrypt or Argon2 hashes, which are replaced on first use |
+//! | `password-hashes` | `PasswordHashes`: import of keys with bcrypt or Argon2 hashes, which are replaced on first use |
 //! | `recoverable` | `key::Vault`, which encrypts secrets under the application's encryption key so that they can be revealed again |
 //! | `dashboard` | Pages and a JSON API to create, monitor, rotate and delete keys, behind a `Guard` |
 //! | `conformance` | Test suites for custom stores and backends |

@@ -25,8 +25,8 @@ use crate::parse_error::ParseError;
 /// The digest of a secret, as held by a store.
 ///
 /// As text: `sha256:<hex>`, `hmac-sha256:<pepper>:<hex>`, `sha512:<hex>` with the first 32 bytes of the SHA-512, or
-/// `password-hash:<hash>` for keys that were [imported](super::ImportedKey::from_password_hash) with a bcrypt or Argon2
-/// hash. `Debug` shows only the algorithm and the pepper name.
+/// `password-hash:<hash>` for keys that were imported with a bcrypt or Argon2 hash (feature `password-hashes`). `Debug`
+/// shows only the algorithm and the pepper name.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Digest {
     pepper: PepperName,
