@@ -17,5 +17,5 @@ pub use limiter::{
 pub use local::LocalLimiter;
 pub use rate_limit::{InvalidLimit, RateLimit};
 #[cfg(feature = "redis")]
-pub use redis::{RedisConfig, RedisLimiter, Unavailable};
+pub use redis::{RedisConfig, RedisFallback, RedisLimiter};
 pub(crate) use sketch::{Charge, RateSketch};

@@ -12,7 +12,7 @@ use redis::io::tcp::TcpSettings;
 use redis::{Client, IntoConnectionInfo};
 
 use self::client::Shared;
-pub use self::handle::Unavailable;
+pub use self::handle::RedisFallback;
 use self::handle::{Account, Limit, RedisHandle};
 use super::limiter::{LimitError, LimitHandle, Limiter};
 use super::local::LocalLimiter;
@@ -33,9 +33,9 @@ use crate::invalid_config::InvalidConfig;
 ///
 /// If Redis does not respond within the [timeout](RedisConfig::timeout), or the connection is lost, requests are decided
 /// without it, and do not wait for it until it responds again: by default, each process applies its
-/// [share](Unavailable::Local) of the limits. What was admitted meanwhile is charged once Redis is back. If Redis loses
-/// data, as in a restart or a failover to a replica that is behind, the next request of each key restores what its
-/// process has last seen.
+/// [share](RedisFallback::Local) of the limits. What was admitted meanwhile is charged once Redis is back, for keys that
+/// are still cached. If Redis loses data, as in a restart or a failover to a replica that is behind, the next request of
+/// each key restores what its process has last seen.
 ///
 /// Use a server without eviction (`maxmemory-policy noeviction`), or Valkey; Sentinel and Cluster are not supported yet. A
 /// key takes some 150 bytes there while it has usage.
@@ -69,7 +69,7 @@ pub struct RedisConfig {
     client: Client,
     prefix: Arc<str>,
     timeout: Duration,
-    unavailable: Unavailable,
+    fallback: RedisFallback,
     own_time: bool,
 }
 
@@ -89,7 +89,7 @@ impl RedisConfig {
             client: Client::open(info).map_err(invalid)?,
             prefix: "keytally".into(),
             timeout: Duration::from_millis(100),
-            unavailable: Unavailable::Local { share: 1.0 },
+            fallback: RedisFallback::Local { share: 1.0 },
             own_time: false,
         })
     }
@@ -111,14 +111,14 @@ impl RedisConfig {
     /// # Panics
     ///
     /// If a share is not more than 0 and at most 1.
-    pub fn when_unavailable(mut self, unavailable: Unavailable) -> Self {
-        if let Unavailable::Local { share } = unavailable {
+    pub fn fallback(mut self, fallback: RedisFallback) -> Self {
+        if let RedisFallback::Local { share } = fallback {
             assert!(
                 share > 0.0 && share <= 1.0,
                 "the share must be more than 0 and at most 1"
             );
         }
-        self.unavailable = unavailable;
+        self.fallback = fallback;
         self
     }
 
@@ -137,7 +137,7 @@ impl std::fmt::Debug for RedisConfig {
         f.debug_struct("RedisConfig")
             .field("prefix", &self.prefix)
             .field("timeout", &self.timeout)
-            .field("unavailable", &self.unavailable)
+            .field("fallback", &self.fallback)
             .field("own_time", &self.own_time)
             .finish_non_exhaustive()
     }
@@ -182,9 +182,9 @@ impl Limiter for RedisLimiter {
         now: Now,
     ) -> Result<Arc<dyn LimitHandle>, LimitError> {
         RateLimit::validate_all(limits)?;
-        let share = match self.config.unavailable {
-            Unavailable::Local { share } => share,
-            Unavailable::Reject | Unavailable::Admit => 1.0,
+        let share = match self.config.fallback {
+            RedisFallback::Local { share } => share,
+            RedisFallback::Reject | RedisFallback::Admit => 1.0,
         };
         let shares: Vec<_> = limits.iter().map(|limit| limit.share(share)).collect();
         let local = self.local.attach_account(subject, &shares, now)?;
@@ -199,7 +199,7 @@ impl Limiter for RedisLimiter {
             // In a cluster, the braces keep the limits of a subject in one slot.
             key: format!("{}:limits:{{{subject}}}", self.config.prefix).into(),
             limits: limits.collect::<Result<_, LimitError>>()?,
-            unavailable: self.config.unavailable,
+            fallback: self.config.fallback,
             local,
             owed: AtomicU64::new(0),
             latest: Mutex::new(None),
@@ -238,7 +238,10 @@ async fn report(shared: Weak<Shared>, accounts: Arc<Mutex<Vec<Weak<Account>>>>) 
             accounts.iter().filter_map(Weak::upgrade).collect()
         };
         for account in all {
-            account.report().await;
+            if !account.report().await {
+                // Redis is unavailable again.
+                break;
+            }
         }
     }
 }

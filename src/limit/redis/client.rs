@@ -76,10 +76,8 @@ impl Shared {
         match timeout(self.timeout, answer).await {
             Ok(Ok(outcome)) => Ok(outcome),
             Ok(Err(_)) => Err(unavailable()),
-            Err(_) => {
-                self.open(&"no response in time");
-                Err(LimitError::Timeout)
-            }
+            // If Redis hangs, its call fails as well, which opens the circuit.
+            Err(_) => Err(LimitError::Timeout),
         }
     }
 

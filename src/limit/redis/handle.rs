@@ -20,7 +20,7 @@ const MAX_AGE: Duration = Duration::from_secs(1);
 /// How requests are limited while Redis is unavailable.
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
-pub enum Unavailable {
+pub enum RedisFallback {
     /// Each process applies this share of the limits by itself, beginning with the usage that it has last seen. The
     /// default, with a share of 1. With three instances, a share of 1/3 keeps the limits.
     Local {
@@ -42,7 +42,7 @@ pub(super) struct Account {
     pub(super) key: Arc<str>,
     pub(super) limits: SmallVec<[Limit; 1]>,
     /// Decides while Redis is unavailable.
-    pub(super) unavailable: Unavailable,
+    pub(super) fallback: RedisFallback,
     pub(super) local: AccountHandle,
     /// The cost that was admitted while Redis was unavailable.
     pub(super) owed: AtomicU64,
@@ -182,51 +182,47 @@ impl Account {
 
     /// Decides while Redis is unavailable.
     fn without_redis(&self, charged: u32, cost: u32, now: Now) -> LimitResponse {
-        match self.unavailable {
-            Unavailable::Local { .. } => {}
-            Unavailable::Reject => {
+        // What was charged in Redis stays charged.
+        let cost = cost.saturating_sub(charged);
+        let response = match self.fallback {
+            RedisFallback::Local { .. } => {
+                let time = nanos(now.timestamp());
+                let usages = self.seen().into_iter();
+                let usages = usages.map(|seen| seen.saturating_sub(time));
+                self.local.raise(usages, now);
+                self.local.acquire(cost, now)
+            }
+            RedisFallback::Reject => {
                 let error = LimitError::Unavailable("Redis is unavailable".into());
-                return LimitResponse::Pending(Box::pin(std::future::ready(Err(error))));
+                LimitResponse::Pending(Box::pin(std::future::ready(Err(error))))
             }
-            Unavailable::Admit => {
-                self.owed.fetch_add(cost.into(), Ordering::AcqRel);
+            RedisFallback::Admit => {
                 let statuses = self.limits.iter().map(|limit| limit.rate.status(0));
-                return LimitResponse::Ready(Decision::new(statuses));
+                LimitResponse::Ready(Decision::new(statuses))
             }
-        }
-        let time = nanos(now.timestamp());
-        let usages = self
-            .seen()
-            .into_iter()
-            .map(|seen| seen.saturating_sub(time));
-        self.local.raise(usages, now);
-        // A cost that was charged in Redis is returned by charging the difference only.
-        let response = self.local.acquire(cost.saturating_sub(charged), now);
+        };
         if let LimitResponse::Ready(decision) = &response
             && decision.is_allowed()
         {
-            let cost = cost.saturating_sub(charged);
             self.owed.fetch_add(cost.into(), Ordering::AcqRel);
         }
         response
     }
 
-    /// Charges what was admitted while Redis was unavailable.
-    pub(super) async fn report(self: Arc<Self>) {
+    /// Charges what was admitted while Redis was unavailable. Returns whether nothing is owed any more.
+    pub(super) async fn report(self: Arc<Self>) -> bool {
         let mut owed = Owed::take(&self);
         if owed.cost == 0 {
-            return;
+            return true;
         }
         let operation = self.operation(0, Duration::ZERO, 0, owed.cost);
         let time = self.own_time.then(|| nanos(Timestamp::now()));
-        if self
-            .shared
-            .run(self.key.clone(), time, operation)
-            .await
-            .is_ok()
-        {
-            owed.cost = 0;
+        let run = self.shared.run(self.key.clone(), time, operation);
+        if run.await.is_err() {
+            return false;
         }
+        owed.cost = 0;
+        true
     }
 }
 
