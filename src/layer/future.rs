@@ -46,15 +46,15 @@ pin_project! {
 }
 
 /// A request waiting for a decision or for the service to be ready, with the service to call.
-pub(super) struct Held<S, B> {
+struct Held<S, B> {
     /// Rechecks the key after a wait. `None` for `RequireScope` and `RouteCost`.
-    pub(super) config: Option<Arc<Config>>,
-    pub(super) service: S,
-    pub(super) request: Request<B>,
+    config: Option<Arc<Config>>,
+    service: S,
+    request: Request<B>,
     /// What has been read from the request, while it waits for a decision.
-    pub(super) metadata: Option<Box<RequestMetadata>>,
+    metadata: Option<Box<RequestMetadata>>,
     /// The number of rechecks that looked the key up in the store.
-    pub(super) rechecks: u8,
+    rechecks: u8,
 }
 
 impl<S, B> ResponseFuture<S, B>
@@ -105,6 +105,44 @@ where
 
 impl<S, B> ResponseFuture<S, B>
 where
+    S: Service<Request<B>> + Clone,
+    B: Body,
+{
+    /// The future after the first decision about a request. Without a config, the key is not rechecked after a wait.
+    #[inline]
+    pub(super) fn after(
+        step: Step,
+        service: &mut S,
+        request: Request<B>,
+        config: Option<&Arc<Config>>,
+    ) -> Self {
+        match step {
+            Step::Admit(admitted) => Self::admitted(service, request, admitted, config),
+            Step::Reject(response) => {
+                let limits = config.map(|config| config.drain_limits);
+                Self::rejected(response, request, limits.unwrap_or_default())
+            }
+            Step::Wait(wait, metadata) => {
+                let held = Held {
+                    config: config.cloned(),
+                    service: service.clone(),
+                    request,
+                    metadata,
+                    rechecks: 0,
+                };
+                Self {
+                    state: State::Waiting {
+                        wait,
+                        held: Some(Box::new(held)),
+                    },
+                }
+            }
+        }
+    }
+}
+
+impl<S, B> ResponseFuture<S, B>
+where
     S: Service<Request<B>>,
     B: Body,
 {
@@ -115,13 +153,6 @@ where
     ) -> Self {
         Self {
             state: State::answered(response, request, limits),
-        }
-    }
-
-    pub(super) fn waiting(wait: Wait, held: Held<S, B>) -> Self {
-        let held = Some(Box::new(held));
-        Self {
-            state: State::Waiting { wait, held },
         }
     }
 }

@@ -125,7 +125,8 @@ impl Config {
             let _worker = worker;
             verify_password(&secret, &hash)
         });
-        if !verified.await.map_err(StoreError::unavailable)? {
+        // Not an error of the store, which may admit requests.
+        if !verified.await.map_err(|_| StoreError::Busy)? {
             return Ok(Some(entry));
         }
         let digest = self.peppers.digest(&candidate.secret);

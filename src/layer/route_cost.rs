@@ -14,11 +14,10 @@ use super::admission::{Admitted, Resumed, RouteCharged, Step};
 use super::body::ResponseBody;
 use super::caller::{Caller, is_admitted};
 use super::cost::{Cost, Revised};
-use super::future::{Held, ResponseFuture};
+use super::future::ResponseFuture;
 use super::path_rules::PathRules;
 use super::rejection::{Rejection, Rejections, log_no_layer, log_rejection};
 use super::request_parts::RequestParts;
-use crate::drain::DrainLimits;
 use crate::invalid_config::InvalidConfig;
 use crate::limit::{AttachedLimits, Decision, LimitError, LimitResponse};
 use crate::telemetry;
@@ -239,24 +238,8 @@ where
     }
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
-        match self.cost.decide(&mut request) {
-            Step::Admit(admitted) => {
-                ResponseFuture::admitted(&mut self.inner, request, admitted, None)
-            }
-            Step::Reject(response) => {
-                ResponseFuture::rejected(response, request, DrainLimits::default())
-            }
-            Step::Wait(wait, metadata) => {
-                let held = Held {
-                    config: None,
-                    service: self.inner.clone(),
-                    request,
-                    metadata,
-                    rechecks: 0,
-                };
-                ResponseFuture::waiting(wait, held)
-            }
-        }
+        let step = self.cost.decide(&mut request);
+        ResponseFuture::after(step, &mut self.inner, request, None)
     }
 }
 

@@ -8,10 +8,9 @@ use http::{Request, Response};
 use http_body::Body;
 use tower_service::Service;
 
-use super::admission::Step;
 use super::body::ResponseBody;
 use super::config::ThreadConfigs;
-use super::future::{Held, ResponseFuture};
+use super::future::ResponseFuture;
 
 /// The service of [`ApiKeyLayer`](super::ApiKeyLayer).
 #[derive(Clone)]
@@ -50,24 +49,8 @@ where
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
         let config = self.config.current();
-        match config.admit(&mut request) {
-            Step::Admit(admitted) => {
-                ResponseFuture::admitted(&mut self.inner, request, admitted, Some(config))
-            }
-            Step::Reject(response) => {
-                ResponseFuture::rejected(response, request, config.drain_limits)
-            }
-            Step::Wait(wait, metadata) => {
-                let held = Held {
-                    config: Some(config.clone()),
-                    service: self.inner.clone(),
-                    request,
-                    metadata,
-                    rechecks: 0,
-                };
-                ResponseFuture::waiting(wait, held)
-            }
-        }
+        let step = config.admit(&mut request);
+        ResponseFuture::after(step, &mut self.inner, request, Some(config))
     }
 }
 
