@@ -1153,3 +1153,63 @@ async fn explicit_and_default_schema_share_invalidations() {
         }
     }
 }
+
+/// The role that the guide describes, for processes that only serve requests.
+#[tokio::test]
+async fn role_of_the_guide_reads_keys_and_writes_usage_only() {
+    let guide = include_str!("../../src/guide/backends.md");
+    let (_, grants) = guide.split_once("```sql\nGRANT USAGE").unwrap();
+    let (grants, _) = grants.split_once("```").unwrap();
+    let role = format!("api_{}", std::process::id());
+    let grants = format!("GRANT USAGE{grants}").replace(" api;", &format!(" {role};"));
+    let url = database().await;
+    let db = pool(&url).await;
+    let owner = connect(&url).await;
+    owner.migrate().await.unwrap();
+    let maintenance = owner.maintain(Retention::new());
+    let today = "SELECT count(*) FROM pg_class WHERE relname = 'keytally_requests_'
+        || to_char(now() AT TIME ZONE 'UTC' + interval '2 days', 'YYYYMMDD')";
+    while number(&db, today).await == 0 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    run(&db, &format!("CREATE ROLE {role} LOGIN; {grants}")).await;
+    let key = issue(&owner, "served").await;
+
+    let options: PgConnectOptions = url.parse().unwrap();
+    let served = PgPoolOptions::new()
+        .connect_with(options.username(&role))
+        .await;
+    let api = PostgresBackend::from_pool(served.unwrap());
+    api.migrate().await.unwrap();
+    let service =
+        Service::behind(ApiKeyLayer::new(api.clone()).recorder(Recorder::new(api.clone())));
+    assert_eq!(service.ask(key.secret.expose()).await.0, 200);
+    let mut event = UsageEvent::new(Timestamp::now());
+    event.key = Some(key.key.id);
+    api.write(&Batch::new(vec![event.clone()])).await.unwrap();
+    api.merge_rollups().await.unwrap();
+    let found = owner.get(key.key.id).await.unwrap().unwrap();
+    assert_eq!(
+        found.last_used_at.map(|it| it.as_millisecond()),
+        Some(event.time.as_millisecond())
+    );
+    let denied = [
+        api.revoke(key.key.id, Actor::SYSTEM).await.map(drop),
+        api.delete(key.key.id, Actor::SYSTEM).await,
+        api.create(
+            owner.find(key.key.id).await.unwrap().unwrap(),
+            Actor::SYSTEM,
+        )
+        .await,
+    ];
+    for result in denied {
+        assert!(
+            matches!(result, Err(StoreError::Unavailable(_))),
+            "{result:?}"
+        );
+    }
+    drop(maintenance);
+    drop((service, api));
+    run(&db, &format!("DROP OWNED BY {role}")).await;
+    run(&db, &format!("DROP ROLE {role}")).await;
+}

@@ -25,7 +25,7 @@ COMMENT ON TABLE {prefix}keys IS 'API keys. Holds digests of secrets, and secret
 COMMENT ON COLUMN {prefix}keys.id IS 'The public part of the secret; safe to log and show.';
 COMMENT ON COLUMN {prefix}keys.name IS 'What people call it.';
 COMMENT ON COLUMN {prefix}keys.name_folded IS 'The name in lower case, to be searched.';
-COMMENT ON COLUMN {prefix}keys.owner IS 'Whoever it belongs to, in the application''s own terms.';
+COMMENT ON COLUMN {prefix}keys.owner IS 'The customer or team that the key belongs to.';
 COMMENT ON COLUMN {prefix}keys.environment IS 'A tag such as live or test.';
 COMMENT ON COLUMN {prefix}keys.scopes IS 'What it may do: a list of texts.';
 COMMENT ON COLUMN {prefix}keys.limits IS 'Its own rate limits; without any, the layer''s defaults hold.';
@@ -56,7 +56,7 @@ CREATE INDEX {unqualified_prefix}key_changes_by_key ON {prefix}key_changes (key_
 COMMENT ON TABLE {prefix}key_changes IS 'What was done to keys: the audit. Holds no secrets and no digests.';
 COMMENT ON COLUMN {prefix}key_changes.id IS 'A UUID of version 7.';
 COMMENT ON COLUMN {prefix}key_changes.time IS 'When it was done.';
-COMMENT ON COLUMN {prefix}key_changes.actor IS 'Who did it, where the application told.';
+COMMENT ON COLUMN {prefix}key_changes.actor IS 'The actor, if the application names one.';
 COMMENT ON COLUMN {prefix}key_changes.action IS 'created, updated, disabled, enabled, revoked, rotated, revealed or deleted.';
 COMMENT ON COLUMN {prefix}key_changes.key_id IS 'To which key.';
 COMMENT ON COLUMN {prefix}key_changes.before IS 'The key before; empty where it was created.';
