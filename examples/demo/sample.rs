@@ -1,6 +1,6 @@
 //! Sample data: six keys of four owners and their requests of thirty days, up to now.
 //!
-//! The requests are made up, but written as a recorder writes them: as events through the backend's sink. The random
+//! The requests are invented, but written as a recorder writes them: as events through the backend's sink. The random
 //! numbers have a fixed seed. Everything is marked as sample data: keys by the environment `sample` and by metadata,
 //! requests by ids that start with `sample-` and by client IPs from networks reserved for documentation (RFC 5737).
 
