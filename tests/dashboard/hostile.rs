@@ -90,7 +90,14 @@ async fn shown(text: &str) -> Shown {
         event.outcome = keytally::usage::Outcome::Failed;
         event
     };
-    let batch = Batch::new((0..60).map(event).collect());
+    // Requests of the period before, with which the failures are compared.
+    let before = (30..50).map(|n| {
+        let mut event = event(n);
+        event.time = now - SignedDuration::from_hours(25);
+        event.outcome = keytally::usage::Outcome::Completed;
+        event
+    });
+    let batch = Batch::new((0..60).map(event).chain(before).collect());
     backend.write(&batch).await.unwrap();
     Shown { pages, key, gone }
 }
@@ -348,7 +355,7 @@ async fn hostile_text_is_unchanged_in_json_and_no_formula_in_csv() {
             let mut reader = csv::Reader::from_reader(file.text.as_bytes());
             let head = reader.headers().unwrap().clone();
             let rows: Vec<_> = reader.records().map(Result::unwrap).collect();
-            assert_eq!(rows.len(), 60, "{path}");
+            assert_eq!(rows.len(), 80, "{path}");
             for row in rows {
                 for (name, cell) in head.iter().zip(&row) {
                     let formula = cell.starts_with(['=', '+', '-', '@', '\t', '\r', '\n']);

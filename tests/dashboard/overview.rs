@@ -83,6 +83,7 @@ async fn cards_and_charts_cover_all_keys() {
 async fn spikes_and_their_rule_are_shown() {
     let pages = Pages::new();
     let (broken, fine) = (pages.key("Broken").await, pages.key("Fine").await);
+    let new = pages.key("New").await;
     let fail = |n: u64, event: &mut keytally::usage::UsageEvent| {
         if n.is_multiple_of(2) {
             event.status = Status::Http(500);
@@ -97,13 +98,15 @@ async fn spikes_and_their_rule_are_shown() {
     // The same share of failures as before.
     pages.requests(&fine, 50, MINUTE, fail).await;
     pages.requests(&fine, 50, days(1) + MINUTE, fail).await;
+    // Nothing to compare with.
+    pages.requests(&new, 50, MINUTE, fail).await;
     let page = pages.get("/admin").await.text;
     let (_, section) = page
-        .split_once("Spikes in failed or rate-limited requests")
+        .split_once("Keys doing worse than in the previous period")
         .unwrap();
     let (section, _) = section.split_once("</section>").unwrap();
     assert!(
-        section.contains("Broken") && !section.contains("Fine"),
+        section.contains("Broken") && !section.contains("Fine") && !section.contains("New"),
         "{section}"
     );
     assert!(section.contains("25 of 50 (50.0%)"), "{section}");

@@ -218,7 +218,8 @@ pub(super) struct WantedSpikes {
 }
 
 /// Finds keys with a spike in failed or rate-limited requests compared to the previous period: at least 20 requests,
-/// with a share at least 2 times that of the previous period and at least 5 percentage points higher.
+/// with a share at least 2 times that of the previous period and at least 5 percentage points higher. Keys with fewer
+/// than 5 requests in the previous period are left out.
 #[utoipa::path(
     get, path = "/usage/spikes",
     operation_id = "find_spikes",

@@ -26,6 +26,9 @@ pub struct Spike {
 impl Spike {
     /// The minimum number of requests with the outcome, 20. Fewer may be chance.
     pub const MIN_REQUESTS: u64 = 20;
+    /// The minimum number of requests in the previous range, 5. Without them, there is nothing to compare with, as for
+    /// new keys.
+    pub const MIN_PREVIOUS_REQUESTS: u64 = 5;
     /// The minimum factor by which the share must have risen, 2.
     pub const MIN_FACTOR: u64 = 2;
     /// The minimum number of percentage points by which the share must have risen, 5.
@@ -47,8 +50,7 @@ impl Spike {
             self.count(),
             self.current.total(),
             self.previous_count(),
-            // Without requests, the share is 0.
-            self.previous.total().max(1),
+            self.previous.total(),
         ]
         .map(u128::from);
         let more_often = now * all_before >= u128::from(Self::MIN_FACTOR) * before * all;
@@ -59,7 +61,8 @@ impl Spike {
                 .saturating_mul(100)
                 .saturating_add(points * all_before)
                 .saturating_mul(all);
-        self.count() >= Self::MIN_REQUESTS && more_often && risen
+        let is_comparable = self.previous.total() >= Self::MIN_PREVIOUS_REQUESTS;
+        self.count() >= Self::MIN_REQUESTS && is_comparable && more_often && risen
     }
 }
 
@@ -76,8 +79,9 @@ fn count(totals: &Totals, outcome: Outcome) -> u64 {
 /// the spikes by descending number of requests.
 ///
 /// An outcome has spiked if at least [`Spike::MIN_REQUESTS`] requests have it, and its share of the key's requests is at
-/// least [`Spike::MIN_FACTOR`] times the previous share and at least [`Spike::MIN_PERCENTAGE_POINTS`] percentage points above it. The
-/// previous share of a key without previous requests is 0. A key can be returned twice, once for each outcome.
+/// least [`Spike::MIN_FACTOR`] times the previous share and at least [`Spike::MIN_PERCENTAGE_POINTS`] percentage points
+/// above it. Keys with fewer than [`Spike::MIN_PREVIOUS_REQUESTS`] previous requests, such as new ones, are left out. A
+/// key can be returned twice, once for each outcome.
 ///
 /// ```
 /// use keytally::usage::summary::{by_key, spikes};
@@ -155,25 +159,25 @@ mod tests {
     }
 
     #[test]
-    fn a_key_without_requests_before_can_spike() {
+    fn a_spike_needs_5_requests_before() {
+        assert_eq!(found([0, 50, 0], [0, 0, 0]), []);
+        assert_eq!(found([0, 50, 0], [4, 0, 0]), []);
+        assert_eq!(found([0, 50, 0], [5, 0, 0]), [Outcome::Failed]);
+        assert_eq!(found([0, 50, 0], [2, 1, 2]), [Outcome::Failed]);
+    }
+
+    #[test]
+    fn spikes_are_sorted_by_requests() {
+        let ids = ["3fK9aB0000zzZZ19", "3fK9aB0000zzZZ20"].map(|id| Some(id.parse().unwrap()));
         let now = BTreeMap::from([
             (None, totals([10, 30, 0])),
-            (
-                Some("3fK9aB0000zzZZ19".parse().unwrap()),
-                totals([0, 50, 0]),
-            ),
-            (
-                Some("3fK9aB0000zzZZ20".parse().unwrap()),
-                totals([500, 0, 0]),
-            ),
+            (ids[0], totals([0, 50, 0])),
+            (ids[1], totals([500, 0, 0])),
         ]);
-        let spikes = spikes(&now, &BTreeMap::new());
-        let counts: Vec<_> = spikes
-            .iter()
-            .map(|spike| (spike.key, spike.count()))
-            .collect();
-        let first = now.keys().nth(1).copied().unwrap();
-        assert_eq!(counts, [(first, 50), (None, 30)]);
+        let before = now.keys().map(|key| (*key, totals([9, 0, 0])));
+        let spikes = spikes(&now, &before.collect());
+        let counts = spikes.iter().map(|spike| (spike.key, spike.count()));
+        assert_eq!(counts.collect::<Vec<_>>(), [(ids[0], 50), (None, 30)]);
     }
 
     #[test]

@@ -52,15 +52,17 @@ async fn the_document_states_the_thresholds_of_spikes() {
     let description = document["paths"]["/usage/spikes"]["get"]
         .to_string()
         .replace("\\n", " ");
-    let [least, factor, points] = [
+    let [least, factor, points, before] = [
         Spike::MIN_REQUESTS,
         Spike::MIN_FACTOR,
         Spike::MIN_PERCENTAGE_POINTS,
+        Spike::MIN_PREVIOUS_REQUESTS,
     ];
     for text in [
         format!("at least {least} requests"),
         format!("at least {factor} times"),
         format!("at least {points} percentage points"),
+        format!("fewer than {before} requests in the previous period"),
     ] {
         assert!(description.contains(&text), "{description}");
     }

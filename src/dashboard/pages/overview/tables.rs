@@ -38,9 +38,9 @@ pub(super) fn spikes(context: &PageContext, spikes: &[Spike], keys: &[Key]) -> M
     };
     html! {
         section .panel aria-labelledby="spikes" {
-            h2 #spikes { "Spikes in failed or rate-limited requests" }
+            h2 #spikes { "Keys doing worse than in the previous period" }
             @if spikes.is_empty() {
-                p .empty { "No spikes compared to the previous period." }
+                p .empty { "No key has more failed or rate-limited requests than in the previous period." }
             } @else {
                 .scroll { table .stacked aria-labelledby="spikes" {
                     thead { tr { @for head in ["Key", "Outcome", "This period", "Previous period"] { th scope="col" { (head) } } } }
@@ -57,7 +57,9 @@ pub(super) fn spikes(context: &PageContext, spikes: &[Spike], keys: &[Key]) -> M
             }
             p .rule {
                 "Keys with at least " (Spike::MIN_REQUESTS) " requests that failed or were rate limited, if their share is at least "
-                (Spike::MIN_FACTOR) " times that of the previous period and at least " (Spike::MIN_PERCENTAGE_POINTS) " percentage points higher."
+                (Spike::MIN_FACTOR) " times that of the previous period and at least " (Spike::MIN_PERCENTAGE_POINTS)
+                " percentage points higher. Keys with fewer than " (Spike::MIN_PREVIOUS_REQUESTS)
+                " requests in the previous period, such as new keys, are left out."
             }
         }
     }
