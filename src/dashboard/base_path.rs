@@ -33,6 +33,11 @@ impl BasePath {
     }
 }
 
+/// The URL of the overview.
+pub(super) fn home(base: &str) -> String {
+    if base.is_empty() { "/" } else { base }.into()
+}
+
 /// Fills the captures of a nested pattern (`/{tenant}/admin`) from the start of the request path. `None` if that does
 /// not match.
 fn resolve(pattern: &str, path: &str) -> Option<String> {

@@ -10,6 +10,7 @@ use sha2::{Digest, Sha256};
 
 use super::idempotency::Fingerprint;
 use super::page_context::{PageContext, zone_named};
+use super::return_path::ReturnPath;
 use crate::page::MIN_TIME;
 
 /// Names and values as submitted.
@@ -27,6 +28,12 @@ impl FormFields {
         let mut fields = self.0.iter().filter(|(key, _)| key == name);
         let (_, value) = fields.next()?;
         Some(value.trim()).filter(|value| !value.is_empty())
+    }
+
+    /// All values of a field.
+    pub(super) fn all(&self, name: &str) -> impl Iterator<Item = &str> {
+        let fields = self.0.iter().filter(move |(key, _)| key == name);
+        fields.map(|(_, value)| value.trim())
     }
 
     /// A time in the years 1 to 9999: an RFC 3339 time, or a local time in the zone of the `zone` field, or else in the
@@ -51,6 +58,11 @@ impl FormFields {
         let time = time.ok().filter(|time| *time >= MIN_TIME);
         let error = "Enter a date and time, such as 2026-11-01 10:00.";
         time.map(Some).ok_or_else(|| error.into())
+    }
+
+    /// The page to return to, in the `back` field.
+    pub(super) fn back(&self) -> Option<ReturnPath> {
+        self.get("back").and_then(ReturnPath::parse)
     }
 
     /// Only the fields with these names.

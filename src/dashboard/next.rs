@@ -2,7 +2,7 @@
 
 use http::Uri;
 
-use super::page_context::home;
+use super::base_path::home;
 
 /// The name of the query parameter and form field.
 pub(super) const NEXT: &str = "next";
@@ -27,7 +27,7 @@ pub(super) fn url(base: &str, next: Option<&str>) -> String {
 }
 
 /// Whether browsers resolve the path to one below the base path that it is appended to.
-fn is_within(next: &str) -> bool {
+pub(super) fn is_within(next: &str) -> bool {
     let path = next.split(['?', '#']).next().unwrap_or_default();
     let decoded = path.to_ascii_lowercase().replace("%2e", ".");
     let decoded = decoded.replace("%2f", "/").replace("%5c", "\\");

@@ -7,10 +7,15 @@ use http::request::Parts;
 use jiff::Timestamp;
 use jiff::tz::{TimeZone, TimeZoneDatabase};
 
-use super::base_path::BasePath;
+use super::base_path::{BasePath, home};
+use super::flash::Flash;
 use super::guard::Admin;
-use super::session::cookies;
+use super::return_path::ReturnPath;
+use super::session::{cookies, is_this_machine};
 use super::state::Shared;
+
+/// The format of a `datetime-local` input.
+pub(super) const FIELD_FORMAT: &str = "%Y-%m-%dT%H:%M:%S";
 
 /// The context of an authenticated request.
 #[derive(Clone)]
@@ -28,6 +33,12 @@ pub(super) struct PageContext {
     pub(super) zone: TimeZone,
     /// The name of the browser's time zone if it is not in the database; times are in UTC then.
     pub(super) unknown_zone: Option<String>,
+    /// The page itself, if changes can return to it.
+    pub(super) here: Option<ReturnPath>,
+    /// The confirmation of the change before.
+    pub(super) flash: Option<Flash>,
+    /// Whether cookies need no TLS.
+    pub(super) is_local: bool,
 }
 
 impl PageContext {
@@ -36,7 +47,12 @@ impl PageContext {
         let zone = cookies(&parts.headers, "keytally_zone").next();
         let zone = zone.map(|name| name.replace("%2F", "/").replace("%2B", "+"));
         let known = zone.as_deref().map(zone_named).transpose();
+        let here = parts.uri.path_and_query();
+        let here = here.filter(|_| parts.method.is_safe());
         Self {
+            here: here.and_then(|uri| ReturnPath::parse(uri.as_str())),
+            flash: Flash::read(&shared.signer, &admin, &parts.headers),
+            is_local: is_this_machine(&parts.headers),
             token: shared.signer.form_token(&admin),
             sign_out: match shared.guard.sign_in_form() {
                 Some(_) => Some(format!("{}/sign-out", base.0)),
@@ -60,6 +76,12 @@ impl PageContext {
         home(&self.base)
     }
 
+    /// The query of a link to a form that returns to this page, unless it is where the form returns to by default.
+    pub(super) fn back_here(&self, default: &ReturnPath) -> String {
+        let here = self.here.as_ref().filter(|here| *here != default);
+        here.map(ReturnPath::as_query).unwrap_or_default()
+    }
+
     /// The IANA name of the browser's time zone.
     pub(super) fn zone_name(&self) -> &str {
         self.zone.iana_name().unwrap_or("UTC")
@@ -68,7 +90,7 @@ impl PageContext {
     /// A time as the value of a `datetime-local` input, to the second.
     pub(super) fn field(&self, time: Timestamp) -> String {
         let time = self.zone.to_datetime(time);
-        time.strftime("%Y-%m-%dT%H:%M:%S").to_string()
+        time.strftime(FIELD_FORMAT).to_string()
     }
 
     /// A time in the browser's time zone, with its abbreviation, in this `strftime` format of the time of day.
@@ -98,11 +120,6 @@ pub(super) fn zone_named(name: &str) -> Result<TimeZone, UnknownZone> {
     };
     let zone = is_name.then(known).and_then(Result::ok);
     zone.ok_or_else(|| UnknownZone(name.chars().take(64).collect()))
-}
-
-/// The URL of the overview.
-pub(super) fn home(base: &str) -> String {
-    if base.is_empty() { "/" } else { base }.into()
 }
 
 impl<S: Sync> FromRequestParts<S> for PageContext {

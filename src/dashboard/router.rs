@@ -6,7 +6,7 @@ use axum::Router;
 use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::Response;
-use axum::routing::{MethodRouter, any, get};
+use axum::routing::{MethodRouter, any, get, post};
 use http::StatusCode;
 use http::header::AUTHORIZATION;
 
@@ -37,8 +37,8 @@ const OPEN: [&str; 4] = [
 /// Every route outside of the API.
 fn pages() -> Vec<(&'static str, MethodRouter<Arc<Shared>>)> {
     use pages::{
-        assets, audit, delete, edit, find, generate, keys, log, overview, owner, owners, reveal,
-        rotate, status, usage,
+        assets, audit, bulk, delete, edit, find, generate, keys, log, overview, owner, owners,
+        reveal, rotate, status, usage,
     };
 
     vec![
@@ -46,6 +46,8 @@ fn pages() -> Vec<(&'static str, MethodRouter<Arc<Shared>>)> {
         ("/keys", get(keys::list)),
         ("/keys/new", get(generate::form).post(generate::generate)),
         ("/keys/find", get(find::form).post(find::find)),
+        ("/keys/disable", get(bulk::form).post(bulk::disable)),
+        ("/keys/enable", post(bulk::enable)),
         ("/keys/{id}", get(usage::of_key)),
         ("/keys/{id}/edit", get(edit::form).post(edit::save)),
         ("/keys/{id}/reveal", get(reveal::form).post(reveal::reveal)),

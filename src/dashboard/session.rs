@@ -86,11 +86,11 @@ impl Signer {
         mac
     }
 
-    fn sign(&self, parts: &[&str]) -> String {
+    pub(super) fn sign(&self, parts: &[&str]) -> String {
         hex(&self.mac(parts).finalize().into_bytes())
     }
 
-    fn is_signed(&self, parts: &[&str], signature: &str) -> bool {
+    pub(super) fn is_signed(&self, parts: &[&str], signature: &str) -> bool {
         let Some(signature) = unhex(signature) else {
             return false;
         };
@@ -106,7 +106,8 @@ impl Signer {
         let name = hex(admin.name().as_bytes());
         let signature = self.sign(&["session", &name, &end, &id]);
         let value = format!("{name}.{end}.{id}.{signature}");
-        cookie(COOKIE_NAME, &value, SESSION.as_secs(), headers, path)
+        let is_local = is_this_machine(headers);
+        cookie(COOKIE_NAME, &value, SESSION.as_secs(), is_local, path)
     }
 
     /// The administrator of the first valid session cookie.
@@ -120,7 +121,7 @@ impl Signer {
     pub(super) fn sign_out(&self, headers: &HeaderMap, path: &str) -> String {
         let sessions: Vec<_> = self.sessions(headers).map(|(_, session)| session).collect();
         self.signed_out().extend(sessions, Timestamp::now());
-        cookie(COOKIE_NAME, "", 0, headers, path)
+        cookie(COOKIE_NAME, "", 0, is_this_machine(headers), path)
     }
 
     /// The sessions with a valid signature that have not expired, including signed-out ones.
@@ -155,25 +156,21 @@ impl Signer {
     }
 }
 
-/// The `Set-Cookie` header of a cookie for the dashboard at this path.
-pub(super) fn cookie(name: &str, value: &str, age: i64, headers: &HeaderMap, path: &str) -> String {
+/// A `Set-Cookie` header, without `Secure` if it `is_local`.
+pub(super) fn cookie(name: &str, value: &str, age: i64, is_local: bool, path: &str) -> String {
     // A link may control a part of the path, which must not add cookie attributes.
     let path = match path {
         "" => "/",
         path if path.contains(';') => "/",
         path => path,
     };
-    let secure = if is_this_machine(headers) {
-        ""
-    } else {
-        "; Secure"
-    };
+    let secure = if is_local { "" } else { "; Secure" };
     format!("{name}={value}; Path={path}; Max-Age={age}; HttpOnly; SameSite=Strict{secure}")
 }
 
 /// Whether the browser connects to localhost, where no TLS is needed. Proxies may rewrite `Host`, so `Origin` must agree
 /// if present.
-fn is_this_machine(headers: &HeaderMap) -> bool {
+pub(super) fn is_this_machine(headers: &HeaderMap) -> bool {
     let text = |name: HeaderName| headers.get(name).map(|it| it.to_str().unwrap_or_default());
     let host = text(HOST).unwrap_or_default();
     let without_tls = text(ORIGIN).is_none_or(|origin| {
@@ -203,11 +200,11 @@ pub(super) fn cookies<'a>(headers: &'a HeaderMap, name: &'a str) -> impl Iterato
         .filter_map(move |(key, value)| (key == name).then_some(value))
 }
 
-fn hex(bytes: &[u8]) -> String {
+pub(super) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn unhex(text: &str) -> Option<Vec<u8>> {
+pub(super) fn unhex(text: &str) -> Option<Vec<u8>> {
     if !text.is_ascii() || !text.len().is_multiple_of(2) {
         return None;
     }

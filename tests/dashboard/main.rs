@@ -2,6 +2,7 @@
 
 mod api;
 mod assets;
+mod changes;
 mod charts;
 mod columns;
 mod counted;

@@ -159,22 +159,32 @@ pub(crate) fn encoded(fields: &[(&str, &str)]) -> String {
     pairs.join("&")
 }
 
-/// Names and values of the inputs in a page's `post` forms.
-fn inputs(page: &str) -> Vec<(String, String)> {
+/// Names and values of the inputs and selects in a page's `post` forms.
+pub(crate) fn inputs(page: &str) -> Vec<(String, String)> {
     let (_, form) = page.split_once("method=\"post\"").expect("a form");
-    let inputs = form.split("<input ").skip(1);
-    let attribute = |input: &str, name: &str| {
-        let (_, rest) = input.split_once(&format!(" {name}=\""))?;
+    let attribute = |tag: &str, name: &str| {
+        let (_, rest) = tag.split_once(&format!(" {name}=\""))?;
         let value = rest.split('"').next()?;
         let unescaped = value.replace("&lt;", "<").replace("&gt;", ">");
         Some(unescaped.replace("&quot;", "\"").replace("&amp;", "&"))
     };
+    let mut inputs = Vec::new();
+    for tag in form.split('<') {
+        let tag = tag.split('>').next().unwrap_or_default();
+        match tag.split(' ').next() {
+            Some("input") => {
+                inputs.extend(attribute(tag, "name").zip(attribute(tag, "value")));
+            }
+            // The first option, until one is selected.
+            Some("select") => inputs.extend(attribute(tag, "name").zip(Some(String::new()))),
+            Some("option") if tag.ends_with(" selected") => {
+                let select = inputs.last_mut().expect("a select");
+                select.1 = attribute(tag, "value").expect("a value");
+            }
+            _ => {}
+        }
+    }
     inputs
-        .filter_map(|input| {
-            let input = format!(" {}", input.split('>').next()?);
-            Some((attribute(&input, "name")?, attribute(&input, "value")?))
-        })
-        .collect()
 }
 
 impl Answer {

@@ -21,6 +21,8 @@ async fn every_route_requires_authentication() {
         "/admin/log",
         "/admin/keys",
         "/admin/keys/new",
+        "/admin/keys/disable",
+        "/admin/keys/enable",
         "/admin/keys/ID",
         "/admin/keys/ID/edit",
         "/admin/keys/ID/revoke",

@@ -32,6 +32,16 @@ pub(super) fn badge(key: &Key) -> Markup {
     html! { span class={ "badge " (name) } { (name) } }
 }
 
+/// The last use of a key.
+pub(super) fn last_used(context: &PageContext, key: &Key) -> Markup {
+    html! {
+        @match key.last_used_at {
+            Some(used) => (minute(context, used)),
+            None => strong .never { "Never" },
+        }
+    }
+}
+
 /// User-provided text, isolated so that its direction cannot affect the text around it.
 pub(super) fn name(text: &str) -> Markup {
     html! { bdi { (text) } }
@@ -194,6 +204,7 @@ pub(super) struct Input<'a> {
     wrong: Option<&'a str>,
     in_url: bool,
     suggestions: Option<&'a str>,
+    focused: bool,
 }
 
 impl<'a> Input<'a> {
@@ -206,6 +217,7 @@ impl<'a> Input<'a> {
             wrong: None,
             in_url: false,
             suggestions: None,
+            focused: false,
         }
     }
 
@@ -223,6 +235,16 @@ impl<'a> Input<'a> {
     pub(super) fn suggest(self, id: &'a str) -> Self {
         Self {
             suggestions: Some(id),
+            ..self
+        }
+    }
+
+    /// The error below the input, and the focus if it is the first one of the form.
+    pub(super) fn checked(self, wrong: &'a FieldErrors) -> Self {
+        let first = wrong.first().map(|(name, _)| name);
+        Self {
+            wrong: wrong.get(self.name),
+            focused: first == Some(self.name),
             ..self
         }
     }
@@ -265,7 +287,8 @@ impl<'a> Input<'a> {
             p .field {
                 label for=(name) { (self.label) }
                 input type=(kind) id=(name) name=(name) value=(value) step=[step] pattern=[pattern] title=[title] required[required]
-                    autocomplete="off" list=[self.suggestions] aria-invalid=[self.wrong.map(|_| "true")]
+                    autofocus[self.focused] autocomplete="off" list=[self.suggestions]
+                    aria-invalid=[self.wrong.map(|_| "true")]
                     aria-describedby=[(!described.is_empty()).then(|| described.join(" "))];
                 @if !self.hint.is_empty() { small id={ (name) "-hint" } { (self.hint) } }
                 @if let Some(wrong) = self.wrong { small .wrong id={ (name) "-wrong" } { (wrong) } }

@@ -6,6 +6,7 @@ use maud::{Markup, html};
 use super::components::{minute, name_or_none, owner};
 use super::{limit_text, reveal};
 use crate::dashboard::page_context::PageContext;
+use crate::dashboard::return_path::ReturnPath;
 use crate::dashboard::state::Shared;
 use crate::key::{Key, KeyStatus};
 
@@ -19,7 +20,7 @@ pub(super) fn of_key(shared: &Shared, context: &PageContext, key: &Key) -> Marku
             }
         }
     };
-    let limits = key.limits.iter().map(limit_text::format);
+    let limits: Vec<_> = key.limits.iter().map(limit_text::format).collect();
     let addresses = key.addresses.iter().map(|it| it.to_string());
     let moment = |time_of: Option<Timestamp>, none: &str| {
         html! { @match time_of { Some(it) => (minute(context, it)), None => (none) } }
@@ -28,7 +29,13 @@ pub(super) fn of_key(shared: &Shared, context: &PageContext, key: &Key) -> Marku
         ("Owner", owner(context, key.owner.as_deref())),
         ("Environment", name_or_none(key.environment.as_deref())),
         ("Scopes", list(key.scopes.clone(), "None")),
-        ("Rate limits", list(limits.collect(), "Service defaults")),
+        (
+            "Rate limits",
+            html! {
+                @if limits.is_empty() { "Service defaults" }
+                @for limit in &limits { div { (limit) } }
+            },
+        ),
         ("Allowed IPs", list(addresses.collect(), "Any")),
         ("Created", moment(Some(key.created_at), "")),
         ("Expires", moment(key.expires_at, "Never")),
@@ -69,9 +76,10 @@ fn actions(shared: &Shared, context: &PageContext, key: &Key) -> Markup {
         ("delete", "Delete", true),
     ];
     let at = context.at(&format!("/keys/{}", key.id));
+    let back = context.back_here(&ReturnPath::key(key.id));
     html! {
         @for (action, label, _) in actions.iter().filter(|(.., can)| *can) {
-            a .button .danger[matches!(*action, "revoke" | "delete")] href={ (at) "/" (action) } { (label) } " "
+            a .button .danger[matches!(*action, "revoke" | "delete")] href={ (at) "/" (action) (back) } { (label) } " "
         }
         a .button href=(context.at(&format!("/audit?key={}", key.id))) { "View audit log" }
     }

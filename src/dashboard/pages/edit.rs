@@ -8,12 +8,15 @@ use http::StatusCode;
 use maud::html;
 
 use super::components::{self, name};
+use super::confirmation::{back_field, back_link};
 use super::key_form::{self, KeyFields, fields_of};
 use super::posted_form::PostedForm;
-use super::{Failure, page, redirect};
+use super::{Failure, page, redirect, redirect_with};
+use crate::dashboard::flash::{Done, Flash};
 use crate::dashboard::form::{FieldErrors, FormFields};
 use crate::dashboard::page_context::PageContext;
 use crate::dashboard::pages::key_in_path::KeyInPath;
+use crate::dashboard::return_path::ReturnPath;
 use crate::dashboard::state::Shared;
 use crate::key::{Key, KeyUpdate, StoreError};
 
@@ -23,30 +26,38 @@ const PREVIOUS_PREFIX: &str = "was-";
 pub(in crate::dashboard) async fn form(
     context: PageContext,
     KeyInPath(key): KeyInPath,
+    asked: FormFields,
 ) -> Response {
-    let fields = fields_of(&context, &key);
-    shown(&context, &key, &fields, &fields, &FieldErrors::default())
+    let (fields, back) = (fields_of(&context, &key), back_of(&asked, &key));
+    let wrong = FieldErrors::default();
+    shown(&context, &key, &back, &fields, &fields, &wrong)
+}
+
+fn back_of(fields: &FormFields, key: &Key) -> ReturnPath {
+    fields.back().unwrap_or_else(|| ReturnPath::key(key.id))
 }
 
 fn shown(
     context: &PageContext,
     key: &Key,
+    back: &ReturnPath,
     fields: &FormFields,
     was: &FormFields,
     wrong: &FieldErrors,
 ) -> Response {
     let at = context.at(&format!("/keys/{}", key.id));
     let content = html! {
-        p { a href=(at) { "Back to API key" } }
+        (back_link(context, back))
         h1 { "Edit " (name(&key.name)) }
         (components::alert(wrong, ""))
         form .column .panel method="post" action={ (at) "/edit" } {
+            (back_field(Some(back)))
             (key_form::inputs(context, fields, wrong))
             @for (name, value) in was.iter() {
                 input type="hidden" name={ (PREVIOUS_PREFIX) (name) } value=(value);
             }
             button type="submit" .primary { "Save" }
-            " " a .button href=(at) { "Cancel" }
+            " " a .button href=(back.url(&context.base)) { "Cancel" }
         }
     };
     page(context, &format!("Edit {}", key.name), &content)
@@ -58,7 +69,7 @@ pub(in crate::dashboard) async fn save(
     KeyInPath(key): KeyInPath,
     PostedForm(fields): PostedForm,
 ) -> Response {
-    let now = fields_of(&context, &key);
+    let (now, back) = (fields_of(&context, &key), back_of(&fields, &key));
     let was: Vec<_> = now.iter().map(|(name, _)| name).collect();
     let was = was.into_iter().map(|name| {
         let was = fields.get(&format!("{PREVIOUS_PREFIX}{name}"));
@@ -67,7 +78,7 @@ pub(in crate::dashboard) async fn save(
     let was: FormFields = was.collect();
     let changed = |name: &str| fields.get(name) != was.get(name);
     let again = |wrong: &FieldErrors| {
-        let page = shown(&context, &key, &fields, &was, wrong);
+        let page = shown(&context, &key, &back, &fields, &was, wrong);
         (StatusCode::UNPROCESSABLE_ENTITY, page).into_response()
     };
     let described = match KeyFields::read(&context, &fields) {
@@ -82,20 +93,22 @@ pub(in crate::dashboard) async fn save(
             "",
             "The key was changed after you opened this form. Review the current values and make your changes again.",
         );
-        let page = shown(&context, &key, &now, &now, &wrong);
+        let page = shown(&context, &key, &back, &now, &now, &wrong);
         return (StatusCode::CONFLICT, page).into_response();
     }
     let update = described.into_update(changed);
-    let at = context.at(&format!("/keys/{}", key.id));
     if update == KeyUpdate::new() {
-        return redirect(at);
+        return redirect(back.url(&context.base));
     }
     match shared
         .keys
         .update(key.id, update, context.admin.actor())
         .await
     {
-        Ok(_) => redirect(at),
+        Ok(key) => {
+            let flash = Flash::one(Done::Saved, &key);
+            redirect_with(&shared, &context, &back, &flash)
+        }
         Err(StoreError::Invalid(error)) => {
             let mut wrong = FieldErrors::default();
             let field = key_form::field_of(&error).unwrap_or_default();

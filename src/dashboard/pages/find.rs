@@ -33,7 +33,6 @@ pub(in crate::dashboard) async fn form(context: PageContext) -> Response {
 pub(in crate::dashboard) async fn find(
     State(shared): State<Arc<Shared>>,
     context: PageContext,
-    headers: HeaderMap,
     PostedForm(fields): PostedForm,
 ) -> Response {
     let Some(text) = fields.get(FIND) else {
@@ -48,7 +47,7 @@ pub(in crate::dashboard) async fn find(
                 return page;
             }
             let id = key.id.as_str();
-            let cookie = cookie(COOKIE_NAME, id, COOKIE_AGE, &headers, &context.base);
+            let cookie = cookie(COOKIE_NAME, id, COOKIE_AGE, context.is_local, &context.base);
             ([(SET_COOKIE, cookie)], page).into_response()
         }
         Ok(Found::Several { text, .. }) => {

@@ -4,13 +4,16 @@ use std::error::Error;
 
 use axum::response::{Html, IntoResponse, Response};
 use http::StatusCode;
-use http::header::{LOCATION, RETRY_AFTER};
+use http::header::{LOCATION, RETRY_AFTER, SET_COOKIE};
 use maud::{DOCTYPE, Markup, html};
 
 use super::components::{Icon, icon};
-use super::{assets, components};
+use super::{assets, components, flash};
+use crate::dashboard::flash::Flash;
 use crate::dashboard::idempotency::IdempotencyError;
 use crate::dashboard::page_context::PageContext;
+use crate::dashboard::return_path::ReturnPath;
+use crate::dashboard::state::Shared;
 use crate::id::KeyId;
 use crate::key::{IssueError, RevealError, StoreError};
 use crate::telemetry;
@@ -54,10 +57,22 @@ pub(in crate::dashboard) fn page(context: &PageContext, title: &str, content: &M
             @if let Some(zone) = &context.unknown_zone {
                 p .warning { "Times are shown in UTC: unknown time zone " (components::clipped(zone)) "." }
             }
+            @if let Some(done) = &context.flash { (flash::message(context, done)) }
             (content)
         }
     };
-    html_document(&context.base, title, &frame)
+    let mut response = html_document(&context.base, title, &frame);
+    if context.flash.is_some() {
+        let clear = Flash::clear(context.is_local, &context.base);
+        add_cookie(&mut response, &clear);
+    }
+    response
+}
+
+fn add_cookie(response: &mut Response, cookie: &str) {
+    if let Ok(cookie) = cookie.parse() {
+        response.headers_mut().append(SET_COOKIE, cookie);
+    }
 }
 
 /// The form that finds a key. Browsers must not remember or check what is entered.
@@ -159,6 +174,22 @@ pub(in crate::dashboard) async fn not_found(context: PageContext) -> Response {
 
 pub(in crate::dashboard) fn redirect(to: String) -> Response {
     (StatusCode::SEE_OTHER, [(LOCATION, to)]).into_response()
+}
+
+/// Redirects to a page that confirms the change.
+pub(super) fn redirect_with(
+    shared: &Shared,
+    context: &PageContext,
+    to: &ReturnPath,
+    flash: &Flash,
+) -> Response {
+    let mut response = redirect(to.url(&context.base));
+    let (admin, base) = (&context.admin, &context.base);
+    add_cookie(
+        &mut response,
+        &flash.set(&shared.signer, admin, context.is_local, base),
+    );
+    response
 }
 
 /// An error to show on a page. Backend errors never reach clients.

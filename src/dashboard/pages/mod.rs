@@ -3,12 +3,15 @@
 pub(super) mod assets;
 pub(super) mod audit;
 mod breakdowns;
+pub(super) mod bulk;
 mod causes;
 mod components;
+mod confirmation;
 pub(super) mod delete;
 mod details;
 pub(super) mod edit;
 pub(super) mod find;
+mod flash;
 pub(super) mod generate;
 mod key_form;
 mod key_in_path;
@@ -30,6 +33,7 @@ pub(super) mod status;
 mod top;
 pub(super) mod usage;
 
+use self::layout::redirect_with;
 pub(super) use self::layout::{
     Failure, access_denied, error_page, html_document, not_found, page, redirect,
 };

@@ -9,13 +9,15 @@ use http::StatusCode;
 use maud::html;
 
 use super::components::{self, Input, ONCE, name};
-use super::generate::{no_issuer, shown};
+use super::confirmation::{back_field, back_link, key_facts};
+use super::generate::{self, no_issuer};
 use super::posted_form::PostedForm;
 use super::{Failure, page};
-use crate::dashboard::form::FormFields;
+use crate::dashboard::form::{FieldErrors, FormFields};
 use crate::dashboard::idempotency::RequestKey;
 use crate::dashboard::page_context::PageContext;
 use crate::dashboard::pages::key_in_path::KeyInPath;
+use crate::dashboard::return_path::ReturnPath;
 use crate::dashboard::state::Shared;
 use crate::key::{Issuer, Key};
 
@@ -30,39 +32,50 @@ const GRACES: [(&str, &str, u64); 4] = [
 ];
 
 pub(in crate::dashboard) async fn form(
+    State(shared): State<Arc<Shared>>,
     context: PageContext,
     KeyInPath(key): KeyInPath,
+    fields: FormFields,
 ) -> Response {
-    shown_form(&context, &key, &FormFields::default(), None)
+    let wrong = FieldErrors::default();
+    shown(&shared, &context, &key, &fields, &wrong).await
 }
 
-fn shown_form(
+async fn shown(
+    shared: &Shared,
     context: &PageContext,
     key: &Key,
     fields: &FormFields,
-    wrong: Option<&str>,
+    wrong: &FieldErrors,
 ) -> Response {
     let hours = fields.get("hours").unwrap_or_default();
-    let hours = Input::new("hours", "Hours", hours);
-    let hours = hours.hint("Only for a custom grace period").wrong(wrong);
+    let hours = Input::new("hours", "Hours", hours).checked(wrong);
     let graces = GRACES.map(|(value, text, _)| (value, text));
-    let at = context.at(&format!("/keys/{}", key.id));
+    let back = back_of(fields, key);
     let content = html! {
-        p { a href=(at) { "Back to API key" } }
+        (back_link(context, &back))
         h1 { "Rotate " (name(&key.name)) }
-        @if wrong.is_some() { p .error .column role="alert" { "The key was not rotated." } }
-        form .column .panel method="post" action={ (at) "/rotate" } {
+        @if !wrong.is_empty() { p .error .column role="alert" { "The key was not rotated." } }
+        form .column .panel method="post" action=(context.at(&format!("/keys/{}/rotate", key.id))) {
             (components::token(context))
             (components::once())
+            (back_field(Some(&back)))
             p { "Generates a new secret under a new key ID. All settings and the expiration time stay the same. The old key works until its grace period ends." }
-            (components::choice("grace", "Grace period", fields.get("grace").or(Some("24h")),
-                graces.into_iter().chain([("custom", "Custom")])))
-            (hours.text())
+            (key_facts(shared, context, key).await)
+            .grace {
+                (components::choice("grace", "Grace period", fields.get("grace").or(Some("24h")),
+                    graces.into_iter().chain([("custom", "Custom")])))
+                (hours.hint("Only for a custom grace period").text())
+            }
             button type="submit" .primary { "Rotate" }
-            " " a .button href=(at) { "Cancel" }
+            " " a .button href=(back.url(&context.base)) { "Cancel" }
         }
     };
     page(context, &format!("Rotate {}", key.name), &content)
+}
+
+fn back_of(fields: &FormFields, key: &Key) -> ReturnPath {
+    fields.back().unwrap_or_else(|| ReturnPath::key(key.id))
 }
 
 pub(in crate::dashboard) async fn rotate(
@@ -84,8 +97,9 @@ pub(in crate::dashboard) async fn rotate(
         None => None,
     };
     let Some(seconds) = seconds else {
-        let why = "Enter a whole number of hours.";
-        let form = shown_form(&context, &key, &fields, Some(why));
+        let mut wrong = FieldErrors::default();
+        wrong.add("hours", "Enter a whole number of hours.");
+        let form = shown(&shared, &context, &key, &fields, &wrong).await;
         return (StatusCode::UNPROCESSABLE_ENTITY, form).into_response();
     };
     let grace = Duration::from_secs(seconds);
@@ -100,7 +114,7 @@ pub(in crate::dashboard) async fn rotate(
     let rotate =
         async move |issuer: Issuer| issuer.rotate(&*store, key.id, grace, admin.actor()).await;
     match shared.issue_once(request_key, rotate).await {
-        Ok(issued) => shown(&context, &issued, "API key rotated"),
+        Ok(issued) => generate::shown(&context, &issued, "API key rotated"),
         Err(error) => Failure::from(error).page(&context),
     }
 }

@@ -5,8 +5,8 @@ use maud::{Markup, html};
 use crate::dashboard::charts;
 use crate::dashboard::page_context::PageContext;
 use crate::dashboard::pages::components::{date, line_to, owner};
-use crate::dashboard::pages::status::OVERVIEW;
 use crate::dashboard::pages::top::{link, named};
+use crate::dashboard::return_path::ReturnPath;
 use crate::key::Key;
 use crate::page::Page;
 use crate::usage::Outcome;
@@ -73,7 +73,10 @@ pub(super) fn unused(context: &PageContext, keys: &Page<Key>) -> Markup {
                 th scope="row" { (line_to(&at, &key.name)) }
                 td data-label="Owner" { (owner(context, key.owner.as_deref())) }
                 td data-label="Last used" { @if let Some(used) = key.last_used_at { (date(context, used)) } @else { strong .never { "Never" } } }
-                td { a href={ (at) "/disable?back=" (OVERVIEW) } aria-label={ "Disable " (key.name) } { "Disable" } }
+                td {
+                    @let back = context.back_here(&ReturnPath::key(key.id));
+                    a href={ (at) "/disable" (back) } aria-label={ "Disable " (key.name) } { "Disable" }
+                }
             }
         }
     };
