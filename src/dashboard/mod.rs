@@ -20,8 +20,8 @@
 //!
 //! `Router::nest` works too, but does not match `/admin/` with a trailing slash.
 //!
-//! Pages are rendered on the server and work without JavaScript, except for copy buttons and times in the browser's time
-//! zone. No resources are loaded from other hosts.
+//! Pages are rendered on the server and work without JavaScript, except for copy buttons, "Select all" and times in the
+//! browser's time zone. No resources are loaded from other hosts.
 //!
 //! # JSON API
 //!

@@ -41,6 +41,48 @@ fn path(key: &Key, action: &str) -> String {
 }
 
 #[tokio::test]
+async fn disabling_returns_to_the_filtered_list_and_can_be_undone() {
+    let pages = Pages::new();
+    let key = pages.key_with("A \"b\" <c>", |key| key.owner = Some("acme & co".into()));
+    let key = key.await;
+    let list = "/admin/keys?owner=acme+%26+co&sort=name";
+    let page = pages.get(list).await;
+    let disable = format!("{}?back=", path(&key, "disable"));
+    let (_, back) = page.text.split_once(&disable).expect("a link");
+    let link = format!("{disable}{}", back.split('"').next().unwrap());
+
+    let response = pages.change(&link, &[]).await;
+    assert_eq!(response.headers[LOCATION], list);
+    let cookie = response.headers[SET_COOKIE].to_str().unwrap();
+    for part in ["HttpOnly", "SameSite=Strict", "Path=/admin", "Max-Age=60"] {
+        assert!(cookie.contains(part), "{cookie}");
+    }
+    let page = pages.follow(&response).await;
+    let text = "<strong><bdi>A &quot;b&quot; &lt;c&gt;</bdi></strong> was disabled.";
+    assert!(message(&page).contains(text), "{}", message(&page));
+    assert!(
+        page.headers[SET_COOKIE]
+            .to_str()
+            .unwrap()
+            .contains("Max-Age=0")
+    );
+    // Once only.
+    assert!(!pages.get(list).await.text.contains("was disabled"));
+
+    let undo = inputs(message(&page));
+    let fields: Vec<_> = undo
+        .iter()
+        .map(|(name, value)| (&**name, &**value))
+        .collect();
+    assert_eq!(pages.status(&key).await, KeyStatus::Disabled);
+    let undone = pages.post("/admin/keys/enable", &fields, &[]).await;
+    assert_eq!(undone.headers[LOCATION], list);
+    assert_eq!(pages.status(&key).await, KeyStatus::Active);
+    let page = pages.follow(&undone).await;
+    assert!(message(&page).contains("was enabled") && message(&page).contains("Undo"));
+}
+
+#[tokio::test]
 async fn every_change_is_confirmed() {
     let pages = Pages::new();
     let key = pages.key("Watched").await;
@@ -136,4 +178,76 @@ async fn forms_show_which_key_they_change() {
             assert!(form.contains(&fact), "{action}: {fact} in {form}");
         }
     }
+}
+
+#[tokio::test]
+async fn several_keys_are_disabled_and_enabled_again() {
+    let pages = Pages::new();
+    let mut keys = Vec::new();
+    for n in 0..4 {
+        keys.push(pages.key(&format!("Key {n}")).await);
+    }
+    pages
+        .requests(&keys[0], 7, SignedDuration::from_mins(5), |_, _| ())
+        .await;
+    pages
+        .backend
+        .disable(keys[2].id, Actor::SYSTEM)
+        .await
+        .unwrap();
+    let list = pages.get("/admin/keys?sort=name").await;
+    // Only active keys can be selected.
+    assert_eq!(list.count("type=\"checkbox\""), 3);
+    let chosen: Vec<_> = keys[..3]
+        .iter()
+        .map(|key| format!("key={}", key.id))
+        .collect();
+    let chosen = format!("{}&key=nonsense&back=/keys?sort%3Dname", chosen.join("&"));
+    let form = pages.get(&format!("/admin/keys/disable?{chosen}")).await;
+    assert!(form.text.contains("Disable 2 API keys?"), "{}", form.text);
+    assert!(form.text.contains("Key 0") && !form.text.contains("Key 2"));
+    assert!(
+        form.text
+            .contains("<td data-label=\"Requests in 24 hours\">7</td>")
+    );
+
+    let (_, form) = form.text.split_once("<form class=\"panel\"").unwrap();
+    let fields = inputs(&format!("<form {form}"));
+    let fields: Vec<_> = fields
+        .iter()
+        .map(|(name, value)| (&**name, &**value))
+        .collect();
+    // Another key is deleted in the meantime.
+    pages
+        .backend
+        .delete(keys[1].id, Actor::SYSTEM)
+        .await
+        .unwrap();
+    let response = pages.post("/admin/keys/disable", &fields, &[]).await;
+    assert_eq!(response.headers[LOCATION], "/admin/keys?sort=name");
+    assert_eq!(pages.status(&keys[0]).await, KeyStatus::Disabled);
+    assert_eq!(pages.status(&keys[3]).await, KeyStatus::Active);
+    // Undo enables the keys that were disabled by the change, and no others.
+    let page = pages.follow(&response).await;
+    assert!(message(&page).contains("Key 0"), "{}", message(&page));
+    let undo = inputs(message(&page));
+    let fields: Vec<_> = undo
+        .iter()
+        .map(|(name, value)| (&**name, &**value))
+        .collect();
+    pages.post("/admin/keys/enable", &fields, &[]).await;
+    assert_eq!(pages.status(&keys[0]).await, KeyStatus::Active);
+    assert_eq!(pages.status(&keys[2]).await, KeyStatus::Disabled);
+
+    for nothing in ["", "?key=nonsense", &format!("?key={}", keys[2].id)] {
+        let form = pages.get(&format!("/admin/keys/disable{nothing}")).await;
+        assert_eq!(form.status, StatusCode::UNPROCESSABLE_ENTITY, "{nothing}");
+    }
+    // Without the form token.
+    let key = [("key", keys[0].id.as_str())];
+    for path in ["/admin/keys/disable", "/admin/keys/enable"] {
+        let rejected = pages.post(path, &key, &[]).await;
+        assert_eq!(rejected.status, StatusCode::FORBIDDEN, "{path}");
+    }
+    assert_eq!(pages.status(&keys[0]).await, KeyStatus::Active);
 }

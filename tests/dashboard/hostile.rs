@@ -132,6 +132,8 @@ impl Shown {
             "statuses",
             "month",
             "month_zone",
+            "sort",
+            "page",
         ];
         // URLs are limited in length.
         let text = &*cut(text, 300);
@@ -156,6 +158,7 @@ impl Shown {
             "/owners".into(),
             format!("/owners/{}", segment(&cut(text, 200))),
         ]);
+        paths.push(format!("/keys/disable?key={}", self.key));
         for within in [
             "", "/edit", "/reveal", "/rotate", "/disable", "/enable", "/revoke", "/delete",
         ] {

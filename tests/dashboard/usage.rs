@@ -148,7 +148,7 @@ async fn store_calls_per_page_are_bounded() {
     let pages = Pages::over(counted.clone());
     for (path, most) in [
         ("/admin".to_owned(), 7),
-        ("/admin/keys".into(), 2),
+        ("/admin/keys".into(), 3),
         ("/admin/log".into(), 4),
         ("/admin/owners".into(), 3),
         ("/admin/owners/acme".into(), 8),

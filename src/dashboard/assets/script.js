@@ -1,5 +1,5 @@
-// Progressive enhancements: copy buttons, times in the browser's time zone, the choice of columns, and secrets that are
-// reduced to key ids.
+// Progressive enhancements: copy buttons, times in the browser's time zone, the choice of columns, the selection of keys,
+// and secrets that are reduced to key ids.
 "use strict";
 
 const remember = (name, value) => {
@@ -49,7 +49,19 @@ announcer.className = "unseen";
 announcer.setAttribute("role", "status");
 document.body.append(announcer);
 
-for (const button of document.querySelectorAll("button[data-copy]")) {
+// Reveals a secret, which is audited.
+const reveal = async (url) => {
+  const response = await fetch(url, { method: "POST" });
+  if (!response.ok) throw new Error(response.statusText);
+  return new Blob([(await response.json()).secret], { type: "text/plain" });
+};
+
+// Browsers allow copying during a click only, and so need the promise of a secret.
+const copy = ({ copy, copySecret }) => copySecret
+  ? navigator.clipboard.write([new ClipboardItem({ "text/plain": reveal(copySecret) })])
+  : navigator.clipboard.writeText(copy);
+
+for (const button of document.querySelectorAll("button.copy")) {
   const label = button.querySelector("span");
   const usual = label.textContent;
   let timer;
@@ -57,7 +69,7 @@ for (const button of document.querySelectorAll("button[data-copy]")) {
   button.addEventListener("click", async () => {
     let copied = false;
     try {
-      await navigator.clipboard.writeText(button.dataset.copy);
+      await copy(button.dataset);
       copied = true;
     } catch {}
     announcer.textContent = label.textContent = copied ? "Copied" : "Copy failed";
@@ -87,4 +99,30 @@ for (const form of document.querySelectorAll(".columns form")) {
     const chosen = boxes.filter((box) => box.checked).map((box) => box.value);
     remember(`keytally_columns_${form.elements.kind.value}`, chosen.join("."));
   });
+}
+
+const selection = document.getElementById("selection");
+if (selection) {
+  const boxes = [...document.querySelectorAll('input[form="selection"][name="key"]')];
+  const button = selection.querySelector("button");
+  const text = button.textContent;
+  const all = document.createElement("input");
+  all.type = "checkbox";
+  const show = () => {
+    const count = boxes.filter((box) => box.checked).length;
+    button.disabled = count === 0;
+    button.textContent = count ? `${text} (${count})` : text;
+    all.checked = count === boxes.length;
+    all.indeterminate = count > 0 && count < boxes.length;
+  };
+  all.addEventListener("change", () => {
+    for (const box of boxes) box.checked = all.checked;
+    show();
+  });
+  for (const box of boxes) box.addEventListener("change", show);
+  const label = document.createElement("label");
+  label.append(all, "Select all");
+  button.before(label);
+  // Browsers restore checkboxes when going back.
+  addEventListener("pageshow", show);
 }

@@ -132,9 +132,23 @@ pub(super) fn pages(label: &str, links: &[(&str, Option<String>)]) -> Markup {
 
 /// A button that copies text. Hidden without the script.
 pub(super) fn copy(text: &str, what: &str) -> Markup {
+    copy_as(text, "Copy", &format!("Copy {what}"))
+}
+
+/// [`copy`] with this text on the button, and this label.
+pub(super) fn copy_as(text: &str, shown: &str, label: &str) -> Markup {
+    copy_button(Some(text), None, shown, label)
+}
+
+/// A button that copies the secret in the response to a `POST` to this URL of the API. Hidden without the script.
+pub(super) fn copy_secret(url: &str, shown: &str, label: &str) -> Markup {
+    copy_button(None, Some(url), shown, label)
+}
+
+fn copy_button(text: Option<&str>, url: Option<&str>, shown: &str, label: &str) -> Markup {
     html! {
-        button type="button" .copy data-copy=(text) aria-label={ "Copy " (what) } title={ "Copy " (what) } hidden {
-            (icon(Icon::Copy)) (icon(Icon::Done)) span { "Copy" }
+        button type="button" .copy data-copy=[text] data-copy-secret=[url] aria-label=(label) title=(label) hidden {
+            (icon(Icon::Copy)) (icon(Icon::Done)) span { (shown) }
         }
     }
 }

@@ -15,6 +15,7 @@ mod flash;
 pub(super) mod generate;
 mod key_form;
 mod key_in_path;
+mod key_order;
 pub(super) mod keys;
 mod layout;
 mod limit_text;
