@@ -53,8 +53,13 @@ async fn every_field_can_be_changed_and_cleared() {
         ("owner", "customer-17"),
         ("environment", "test"),
         ("scopes", "read"),
-        ("limits", "600/min:10, slow=9/h"),
+        ("limit-1", "600"),
+        ("limit-period-1", "min"),
+        ("limit-burst-1", "10"),
+        ("limit-2", "9 per hour"),
+        ("limit-name-2", "slow"),
         ("addresses", "203.0.113.0/24"),
+        ("expires-in", "date"),
         ("expires", "2999-01-01T10:00"),
     ];
     let response = pages.change(&at(&key, "edit"), &fields).await;
@@ -85,8 +90,8 @@ async fn every_field_can_be_changed_and_cleared() {
         "customer-17",
         "test",
         "read",
-        "600/min:10",
-        "slow=9/h",
+        "600 per minute, burst of 10",
+        "9 per hour (slow)",
         "203.0.113.0/24",
         "2999-01-01 10:00",
     ] {
@@ -111,12 +116,28 @@ async fn invalid_fields_have_an_error_and_nothing_changes() {
         ("environment", "LIVE"),
         ("scopes", "a a"),
         ("scopes", "é"),
-        ("limits", "many"),
-        ("limits", "1/s 2/s"),
+        ("limit-1", "many"),
+        ("limit-1", "1/s 2/s"),
+        ("limit-1", "0"),
+        ("limit-burst-1", "0"),
+        ("limit-name-1", "Not a name"),
         ("addresses", "10.0.0.1/8"),
         ("expires", "soon"),
+        ("expires-in", "soon"),
     ] {
-        let response = pages.change(&at(&key, "edit"), &[(name, value)]).await;
+        // Of a field that was left empty, the period, burst and name do not count.
+        let mut changed = vec![(name, value)];
+        match name {
+            "limit-burst-1" | "limit-name-1" => changed.push(("limit-1", "5")),
+            "expires" => changed.push(("expires-in", "date")),
+            _ => {}
+        }
+        let response = pages.change(&at(&key, "edit"), &changed).await;
+        let name = match name {
+            _ if name.starts_with("limit-") => "limits",
+            "expires-in" => "expires",
+            name => name,
+        };
         assert_eq!(
             response.status,
             StatusCode::UNPROCESSABLE_ENTITY,

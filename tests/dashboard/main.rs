@@ -11,6 +11,7 @@ mod failures;
 mod find;
 mod hostile;
 mod key_filter;
+mod key_form;
 mod key_list;
 mod keys;
 mod log;

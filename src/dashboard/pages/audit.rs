@@ -67,7 +67,7 @@ fn content(
     };
     let field = |name, label| {
         let value = fields.get(name).unwrap_or_default();
-        Input::new(name, label, value).wrong(wrong.get(name))
+        Input::new(name, label, value).checked(wrong)
     };
     let actions = AuditAction::ALL.map(|action| (action.as_str(), action.as_str()));
     html! {

@@ -263,6 +263,14 @@ impl<'a> Input<'a> {
         }
     }
 
+    /// Focuses the input when the page is opened.
+    pub(super) fn focused(self) -> Self {
+        Self {
+            focused: true,
+            ..self
+        }
+    }
+
     pub(super) fn text(self) -> Markup {
         self.of("text", false)
     }

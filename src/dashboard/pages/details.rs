@@ -20,7 +20,7 @@ pub(super) fn of_key(shared: &Shared, context: &PageContext, key: &Key) -> Marku
             }
         }
     };
-    let limits: Vec<_> = key.limits.iter().map(limit_text::format).collect();
+    let limits: Vec<_> = key.limits.iter().map(limit_text::describe).collect();
     let addresses = key.addresses.iter().map(|it| it.to_string());
     let moment = |time_of: Option<Timestamp>, none: &str| {
         html! { @match time_of { Some(it) => (minute(context, it)), None => (none) } }

@@ -9,7 +9,7 @@ use maud::html;
 
 use super::components::{self, name};
 use super::confirmation::{back_field, back_link};
-use super::key_form::{self, KeyFields, fields_of};
+use super::key_form::{self, Combined, KeyFields, fields_of};
 use super::posted_form::PostedForm;
 use super::{Failure, page, redirect, redirect_with};
 use crate::dashboard::flash::{Done, Flash};
@@ -52,7 +52,7 @@ fn shown(
         (components::alert(wrong, ""))
         form .column .panel method="post" action={ (at) "/edit" } {
             (back_field(Some(back)))
-            (key_form::inputs(context, fields, wrong))
+            (key_form::inputs(context, fields, wrong, false, None))
             @for (name, value) in was.iter() {
                 input type="hidden" name={ (PREVIOUS_PREFIX) (name) } value=(value);
             }
@@ -76,12 +76,13 @@ pub(in crate::dashboard) async fn save(
         (name, was.unwrap_or_default().to_owned())
     });
     let was: FormFields = was.collect();
-    let changed = |name: &str| fields.get(name) != was.get(name);
+    let combined = Combined::of(&context, &fields, was.get("expires"));
+    let changed = |name: &str| combined.get(name) != was.get(name);
     let again = |wrong: &FieldErrors| {
         let page = shown(&context, &key, &back, &fields, &was, wrong);
         (StatusCode::UNPROCESSABLE_ENTITY, page).into_response()
     };
-    let described = match KeyFields::read(&context, &fields) {
+    let described = match KeyFields::read(&context, &combined) {
         Ok(described) => described,
         Err(wrong) => return again(&wrong),
     };

@@ -1,4 +1,4 @@
-//! The form to generate a key, and the page that shows its secret once.
+//! The form to generate a key.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use maud::{Markup, html};
 
 use super::components::{self, ONCE, copy, name};
-use super::key_form::{self, KeyFields};
+use super::key_form::{self, Combined, KeyFields};
 use super::posted_form::PostedForm;
 use super::{Failure, error_page, page};
 use crate::dashboard::form::{FieldErrors, FormFields};
@@ -50,7 +50,7 @@ pub(in crate::dashboard) async fn generate(
     let Some(issuer) = &shared.issuer else {
         return no_issuer(&context);
     };
-    let described = match KeyFields::read(&context, &fields) {
+    let described = match KeyFields::read(&context, &Combined::of(&context, &fields, None)) {
         Ok(described) => described,
         Err(wrong) => return again(issuer, &context, &fields, &wrong),
     };
@@ -115,8 +115,7 @@ fn content(
         (components::alert(wrong, ""))
         form .column .panel method="post" action=(context.at("/keys/new")) {
             (components::once())
-            (key_form::inputs(context, fields, wrong))
-            @if issuer.has_vault() { (recoverable(fields)) }
+            (key_form::inputs(context, fields, wrong, true, issuer.has_vault().then(|| recoverable(fields))))
             button type="submit" .primary { "Generate" }
         }
     }

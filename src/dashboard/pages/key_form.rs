@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use maud::{Markup, html};
 
 use super::components::{self, Input};
-use super::limit_text;
+use super::{expiry_fields, limit_fields, limit_text};
 use crate::dashboard::form::{FieldErrors, FormFields};
 use crate::dashboard::page_context::PageContext;
 use crate::key::{AddressList, InvalidKey, Key, KeyUpdate, NewKey};
@@ -21,27 +21,59 @@ pub(super) struct KeyFields {
     expires: Option<Timestamp>,
 }
 
+/// The submitted fields, with one field for all limits and one for the expiration time, as in [`fields_of`].
+pub(super) struct Combined {
+    fields: FormFields,
+    expiry: Result<(), String>,
+}
+
+impl Combined {
+    /// Combines the fields. `was` is the expiration date when the form was rendered.
+    pub(super) fn of(context: &PageContext, fields: &FormFields, was: Option<&str>) -> Self {
+        let limits = limit_fields::text_of(fields);
+        let expires = expiry_fields::text_of(context, fields, was, Timestamp::now());
+        let mut combined = fields.with([(limit_fields::NAME, &*limits)]);
+        let expiry =
+            expires.map(|expires| combined = combined.with([(expiry_fields::NAME, &*expires)]));
+        Self {
+            fields: combined,
+            expiry,
+        }
+    }
+
+    pub(super) fn get(&self, name: &str) -> Option<&str> {
+        self.fields.get(name)
+    }
+}
+
 impl KeyFields {
-    /// Parses the submitted fields.
-    pub(super) fn read(context: &PageContext, fields: &FormFields) -> Result<Self, FieldErrors> {
+    /// Parses the submitted fields, after [`combined`].
+    pub(super) fn read(context: &PageContext, fields: &Combined) -> Result<Self, FieldErrors> {
+        // Errors in the order of the fields, so that the first one is focused.
         let mut wrong = FieldErrors::default();
+        let Combined { fields, expiry } = fields;
         let text = |name| fields.get(name).map(String::from);
-        let limits = words(fields.get("limits")).map(limit_text::parse);
-        let limits = limits.collect::<Result<_, _>>().map(Some);
+        if fields.get("name").is_none() {
+            wrong.add("name", "Enter a name.");
+        }
+        let limits = limit_fields::parse(fields.get(limit_fields::NAME).unwrap_or_default());
+        let limits = wrong.take(limit_fields::NAME, limits.map(Some));
         let addresses = AddressList::parse(words(fields.get("addresses")));
         let addresses = addresses.map(Some).map_err(|error| error.to_string());
+        let addresses = wrong.take("addresses", addresses);
+        let expires = match expiry {
+            Ok(_) => fields.time(context, expiry_fields::NAME),
+            Err(error) => Err(error.clone()),
+        };
         let described = Self {
             name: text("name").unwrap_or_default(),
             owner: text("owner"),
             environment: text("environment"),
             scopes: words(fields.get("scopes")).map(Into::into).collect(),
-            limits: wrong.take("limits", limits).unwrap_or_default(),
-            addresses: wrong.take("addresses", addresses).unwrap_or_default(),
-            expires: wrong.take("expires", fields.time(context, "expires")),
+            limits: limits.unwrap_or_default(),
+            addresses: addresses.unwrap_or_default(),
+            expires: wrong.take(expiry_fields::NAME, expires),
         };
-        if described.name.is_empty() {
-            wrong.add("name", "Enter a name.");
-        }
         if wrong.is_empty() {
             Ok(described)
         } else {
@@ -98,9 +130,21 @@ impl KeyFields {
     }
 }
 
+/// The folded fields, except for limits.
+const OPTIONS: [&str; 7] = [
+    "owner",
+    "environment",
+    "scopes",
+    "addresses",
+    "expires",
+    "expires-in",
+    "recoverable",
+];
+
 /// The form fields with the values of a key.
 pub(super) fn fields_of(context: &PageContext, key: &Key) -> FormFields {
     let joined = |words: Vec<String>| words.join(" ");
+    let limits: Vec<_> = key.limits.iter().map(limit_text::format).collect();
     let optional = |text: Option<&str>| text.unwrap_or_default().to_owned();
     let expires = key.expires_at.map(|end| context.field(end));
     [
@@ -108,15 +152,12 @@ pub(super) fn fields_of(context: &PageContext, key: &Key) -> FormFields {
         ("owner", optional(key.owner.as_deref())),
         ("environment", optional(key.environment.as_deref())),
         ("scopes", joined(key.scopes.clone())),
-        (
-            "limits",
-            joined(key.limits.iter().map(limit_text::format).collect()),
-        ),
+        (limit_fields::NAME, limits.join(", ")),
         (
             "addresses",
             joined(key.addresses.iter().map(|it| it.to_string()).collect()),
         ),
-        ("expires", expires.unwrap_or_default()),
+        (expiry_fields::NAME, expires.unwrap_or_default()),
     ]
     .into_iter()
     .collect()
@@ -129,9 +170,9 @@ pub(super) fn field_of(error: &InvalidKey) -> Option<&'static str> {
         InvalidKey::Owner => Some("owner"),
         InvalidKey::Environment => Some("environment"),
         InvalidKey::Scope | InvalidKey::TooManyScopes => Some("scopes"),
-        InvalidKey::Limit(_) => Some("limits"),
+        InvalidKey::Limit(_) => Some(limit_fields::NAME),
         InvalidKey::TooManyAddresses => Some("addresses"),
-        InvalidKey::Time => Some("expires"),
+        InvalidKey::Time => Some(expiry_fields::NAME),
         _ => None,
     }
 }
@@ -144,24 +185,43 @@ fn words(text: Option<&str>) -> impl Iterator<Item = &str> {
         .filter(|word| !word.is_empty())
 }
 
-/// The inputs of the form, without the form element and its button.
-pub(super) fn inputs(context: &PageContext, fields: &FormFields, wrong: &FieldErrors) -> Markup {
+/// The inputs of the form, without the form element and its button. On a `new` form, all but the name are folded while
+/// they are empty; `more` inputs are folded with them.
+pub(super) fn inputs(
+    context: &PageContext,
+    fields: &FormFields,
+    wrong: &FieldErrors,
+    new: bool,
+    more: Option<Markup>,
+) -> Markup {
     let input = |name, label, hint| {
         let value = fields.get(name).unwrap_or_default();
-        Input::new(name, label, value)
-            .hint(hint)
-            .wrong(wrong.get(name))
+        Input::new(name, label, value).hint(hint).checked(wrong)
     };
-    let zone = context.zone_name();
+    let mut name = input(
+        "name",
+        "Name",
+        "A label for the integration, such as Zapier",
+    );
+    if new && wrong.is_empty() {
+        name = name.focused();
+    }
+    let is_filled = fields.has_any(&OPTIONS) || !limit_fields::text_of(fields).is_empty();
+    let is_wrong = wrong.first().is_some_and(|(field, _)| field != "name");
     html! {
         (components::token(context))
-        input type="hidden" name="zone" value=(zone);
-        (input("name", "Name", "A label for the integration, such as Zapier").required())
-        (input("owner", "Owner", "The customer or account that the key belongs to").text())
-        (input("environment", "Environment", "For example, live or test").text())
-        (input("scopes", "Scopes", "Permissions, separated by spaces: read orders:write").text())
-        (input("limits", "Rate limits", "For example, 20/s, 600/min, or 600/min:100 for a burst of 100. Leave empty for the service defaults.").text())
-        (input("addresses", "Allowed IPs", "Client IPs or networks, such as 203.0.113.0/24. Leave empty to allow any.").text())
-        (input("expires", "Expires", &format!("In {zone}. Leave empty for no expiry.")).moment())
+        input type="hidden" name="zone" value=(context.zone_name());
+        (name.required())
+        details .options open[!new || is_filled || is_wrong] {
+            summary { "Options" }
+            (input("owner", "Owner", "The customer or account that the key belongs to").text())
+            (input("environment", "Environment", "For example, live or test").text())
+            (input("scopes", "Scopes", "Permissions, separated by spaces: read orders:write").text())
+            (limit_fields::inputs(fields, wrong))
+            (input("addresses", "Allowed IPs",
+                "Client IPs or networks, such as 203.0.113.0/24. Leave empty to allow any.").text())
+            (expiry_fields::inputs(context, fields, wrong))
+            @if let Some(more) = more { (more) }
+        }
     }
 }

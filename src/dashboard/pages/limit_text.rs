@@ -1,9 +1,12 @@
-//! The text form of rate limits: `[name=]requests/period[:burst]`, such as `600/min`, `20/s` or `slow=100/5min:20`.
+//! The text form of rate limits: `[name=]requests/period[:burst]`, such as `600/min`, `20/s` or `slow=100/5min:20`, or
+//! in words, such as `600 per minute`.
 //!
 //! Without a name or burst, the defaults of the [`RateLimit`] constructors apply: the burst is the number of requests.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
+use crate::dashboard::charts;
 use crate::limit::RateLimit;
 
 /// Units of a period, longest first: unit, nanoseconds, and the default name of a limit with a period of one unit.
@@ -17,9 +20,24 @@ const UNITS: [(&str, u64, &str); 7] = [
     ("ns", 1, "rate"),
 ];
 
+/// Units in words.
+const WORDS: [(&str, &str); 11] = [
+    ("day", "d"),
+    ("days", "d"),
+    ("hour", "h"),
+    ("hours", "h"),
+    ("hr", "h"),
+    ("minute", "min"),
+    ("minutes", "min"),
+    ("mins", "min"),
+    ("second", "s"),
+    ("seconds", "s"),
+    ("sec", "s"),
+];
+
 const SECOND: u64 = 1_000_000_000;
 
-/// The name that [`read`] gives to a limit without one.
+/// The name that [`parse`] gives to a limit without one.
 fn usual_name(count: u64, unit: &str) -> &'static str {
     let mut known = UNITS.iter().filter(|(name, ..)| *name == unit);
     match known.next() {
@@ -28,25 +46,74 @@ fn usual_name(count: u64, unit: &str) -> &'static str {
     }
 }
 
-/// Formats a limit. [`read`] parses the text into the same limit.
+/// Formats a limit. [`parse`] parses the text into the same limit.
 pub(super) fn format(limit: &RateLimit) -> String {
-    let nanos = u64::try_from(limit.period().as_nanos()).unwrap_or(u64::MAX);
-    let fits = |(_, size, _): &&(&str, u64, &str)| nanos > 0 && nanos.is_multiple_of(*size);
-    let (unit, size, _) = UNITS.iter().find(fits).unwrap_or(&UNITS[UNITS.len() - 1]);
-    let count = nanos / size;
+    let (count, unit) = period_of(limit);
     let mut text = String::new();
     if limit.name() != usual_name(count, unit) {
         text = format!("{}=", limit.name());
     }
-    text.push_str(&format!("{}/", limit.requests()));
-    if count != 1 {
-        text.push_str(&count.to_string());
-    }
-    text.push_str(unit);
+    text.push_str(&format!("{}/{}", limit.requests(), period(limit)));
     if limit.burst() != limit.requests() {
         text.push_str(&format!(":{}", limit.burst()));
     }
     text
+}
+
+/// The period of a limit: a unit, with a count unless it is one.
+pub(super) fn period(limit: &RateLimit) -> String {
+    match period_of(limit) {
+        (1, unit) => unit.into(),
+        (count, unit) => format!("{count}{unit}"),
+    }
+}
+
+/// A limit in words.
+pub(super) fn describe(limit: &RateLimit) -> String {
+    let (count, unit) = period_of(limit);
+    let mut text = format!(
+        "{} per {}",
+        charts::count(limit.requests()),
+        in_words(count, unit)
+    );
+    if limit.burst() != limit.requests() {
+        text.push_str(&format!(", burst of {}", charts::count(limit.burst())));
+    }
+    if limit.name() != usual_name(count, unit) {
+        text.push_str(&format!(" ({})", limit.name()));
+    }
+    text
+}
+
+/// A period in words: `minute` or `5 minutes`.
+fn in_words(count: u64, unit: &str) -> String {
+    let mut words = WORDS.iter().filter(|(_, short)| *short == unit);
+    match (count, words.next()) {
+        (1, Some((word, _))) => (*word).into(),
+        (_, Some((word, _))) => format!("{count} {word}s"),
+        (_, None) => format!("{count} {unit}"),
+    }
+}
+
+fn period_of(limit: &RateLimit) -> (u64, &'static str) {
+    let nanos = u64::try_from(limit.period().as_nanos()).unwrap_or(u64::MAX);
+    let fits = |(_, size, _): &&(&str, u64, &str)| nanos > 0 && nanos.is_multiple_of(*size);
+    let (unit, size, _) = UNITS.iter().find(fits).unwrap_or(&UNITS[UNITS.len() - 1]);
+    (nanos / size, unit)
+}
+
+/// Splits a list at commas and line breaks, and at spaces unless these are part of a limit in words.
+pub(super) fn split(text: &str) -> Vec<&str> {
+    let parts = text.split([',', '\n']).map(str::trim);
+    let mut limits = Vec::new();
+    for part in parts.filter(|part| !part.is_empty()) {
+        let words: Vec<_> = part.split_whitespace().collect();
+        match words.iter().all(|word| parsed(word).is_some()) {
+            true => limits.extend(words),
+            false => limits.push(part),
+        }
+    }
+    limits
 }
 
 /// Parses a limit.
@@ -57,7 +124,7 @@ pub(super) fn format(limit: &RateLimit) -> String {
 pub(super) fn parse(text: &str) -> Result<RateLimit, String> {
     let limit = parsed(text).ok_or_else(|| {
         let text: String = text.chars().take(40).collect();
-        format!("“{text}” is not a rate limit. Use a format like 600/min (or s, h, d), or 600/min:100 for a burst of 100.")
+        format!("“{text}” is not a rate limit. Enter a number, or text such as 100 per minute.")
     })?;
     limit.validate().map_err(|error| error.to_string())?;
     Ok(limit)
@@ -65,9 +132,10 @@ pub(super) fn parse(text: &str) -> Result<RateLimit, String> {
 
 fn parsed(text: &str) -> Option<RateLimit> {
     let (name, rest) = match text.split_once('=') {
-        Some((name, rest)) => (Some(name), rest),
+        Some((name, rest)) => (Some(name.trim()), rest.trim()),
         None => (None, text),
     };
+    let rest = &*without_words(rest)?;
     let (requests, rest) = rest.split_once('/')?;
     let (period, burst) = match rest.split_once(':') {
         Some((period, burst)) => (period, Some(number(burst)?)),
@@ -80,6 +148,8 @@ fn parsed(text: &str) -> Option<RateLimit> {
     } else {
         count.parse().ok()?
     };
+    let word = WORDS.iter().find(|(word, _)| *word == unit);
+    let unit = word.map_or(unit, |(_, unit)| unit);
     let (_, size, _) = UNITS.iter().find(|(name, ..)| *name == unit)?;
     let period = Duration::from_nanos(size.checked_mul(count)?);
     let limit = RateLimit::per(number(requests)?, period);
@@ -88,6 +158,29 @@ fn parsed(text: &str) -> Option<RateLimit> {
         Some(burst) => limit.with_burst(burst),
         None => limit,
     })
+}
+
+/// Removes spaces and words that mean nothing: `100 requests per minute` becomes `100/minute`. `None` if numbers would
+/// be joined.
+fn without_words(text: &str) -> Option<Cow<'_, str>> {
+    if !text.contains(' ') {
+        return Some(text.into());
+    }
+    let text = text
+        .to_lowercase()
+        .replace('/', " / ")
+        .replace(" per ", " / ");
+    let words = text.split_whitespace();
+    let words = words.filter(|word| !["requests", "request", "req"].contains(word));
+    let mut joined = String::new();
+    for word in words {
+        let is_digit = |c: char| c.is_ascii_digit();
+        if joined.ends_with(is_digit) && word.starts_with(is_digit) {
+            return None;
+        }
+        joined.push_str(word);
+    }
+    Some(joined.into())
 }
 
 /// Parses digits only: `u32::from_str` also accepts "+5".
@@ -115,6 +208,19 @@ mod tests {
             assert_eq!(parse(text), Ok(limit.clone()));
             assert_eq!(format(&limit), text);
         }
+        for (text, same) in [
+            ("100 per minute", "100/min"),
+            ("100 Requests per Minute", "100/min"),
+            ("100 requests / 5 minutes", "100/5min"),
+            ("100/minute", "100/min"),
+            ("9 / hour :3", "9/h:3"),
+            ("slow = 9 per hr", "slow=9/h"),
+            ("1 request per 2 days", "1/2d"),
+            ("20 req/sec", "20/s"),
+        ] {
+            assert_eq!(parse(text), parse(same), "{text}");
+            assert!(parse(text).is_ok(), "{text}");
+        }
         for text in [
             "600",
             "/min",
@@ -132,10 +238,41 @@ mod tests {
             "A=1/s",
             "1/99999999999999999999d",
             "1/367d",
+            "1 0 per minute",
+            "10 20/s",
+            "100 per 5 5 minutes",
+            "100 per month",
+            "per minute",
+            "100 minutes",
         ] {
             assert!(parse(text).is_err(), "{text}");
         }
         assert!(parse(&"x".repeat(10_000)).unwrap_err().len() < 300);
+    }
+
+    #[test]
+    fn lists_are_split_at_commas_and_between_limits() {
+        for (text, parts) in [
+            ("", &[][..]),
+            ("600/min 20/s", &["600/min", "20/s"]),
+            ("600/min:10, slow=9/h,", &["600/min:10", "slow=9/h"]),
+            ("100 per minute\n20/s", &["100 per minute", "20/s"]),
+            ("many 20/s", &["many 20/s"]),
+        ] {
+            assert_eq!(split(text), parts, "{text}");
+        }
+    }
+
+    #[test]
+    fn limits_are_described_in_words() {
+        for (text, words) in [
+            ("600/min", "600 per minute"),
+            ("1000/h:50", "1,000 per hour, burst of 50"),
+            ("slow=9/2d", "9 per 2 days (slow)"),
+            ("7/1500ms", "7 per 1500 ms"),
+        ] {
+            assert_eq!(describe(&parse(text).unwrap()), words);
+        }
     }
 
     proptest! {
