@@ -90,7 +90,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let self_service = SelfServiceApi::new(&layer, backend.clone());
     let dashboard = Dashboard::new(backend, BearerToken::new(&token)?)
         .issuer(issuer)
-        .recorder(recorder.clone());
+        .recorder(recorder.clone())
+        .example_url("/v1/postings");
     let app = api
         .nest("/me", self_service.into_router())
         .nest_service("/admin", dashboard.into_router());

@@ -127,6 +127,7 @@ impl Dashboard {
             idempotent_requests: IdempotentRequests::default(),
             rejected_credentials: LogThrottle::default(),
             public_path: None,
+            example_url: "/".into(),
         })
     }
 
@@ -163,6 +164,14 @@ impl Dashboard {
         let base = BasePath::parse(path);
         self.0.public_path =
             Some(base.expect("the public path must start with one slash and have no query"));
+        self
+    }
+
+    /// The URL in the `curl` command that is shown with a new secret: a path on the host of the dashboard, such as
+    /// `/v1/orders`, or an absolute URL. `/` by default.
+    #[must_use]
+    pub fn example_url(mut self, url: impl Into<String>) -> Self {
+        self.0.example_url = url.into();
         self
     }
 

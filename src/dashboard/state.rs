@@ -21,6 +21,8 @@ pub(super) struct Shared {
     pub(super) idempotent_requests: IdempotentRequests,
     pub(super) rejected_credentials: LogThrottle,
     pub(super) public_path: Option<BasePath>,
+    /// A path or URL.
+    pub(super) example_url: String,
 }
 
 impl Shared {

@@ -4,6 +4,7 @@ use axum::body::Body;
 use http::header::{AUTHORIZATION, COOKIE};
 use http::{Request, StatusCode};
 use jiff::Timestamp;
+use keytally::backend::MemoryBackend;
 use keytally::key::{Key, KeyAdmin, KeyQuery};
 use keytally::limit::RateLimit;
 
@@ -247,5 +248,66 @@ async fn expiration_times_are_in_the_time_zone_of_the_reader() {
             .items
             .remove(0);
         assert_eq!(key.expires_at.unwrap().to_string(), expected);
+    }
+}
+
+#[tokio::test]
+async fn a_new_secret_comes_with_a_curl_command() {
+    let pages = Pages::new();
+    let token = pages.token("/admin/keys/new").await;
+    let fields = [("token", &*token), ("name", "Watched")];
+    let command = |page: &Answer| {
+        let (_, command) = page
+            .text
+            .split_once("<code id=\"curl\">")
+            .expect("a command");
+        command.split('<').next().unwrap().to_owned()
+    };
+    let secret = |page: &Answer| {
+        let (_, secret) = page
+            .text
+            .split_once("<code id=\"secret\">")
+            .expect("a secret");
+        secret.split('<').next().unwrap().to_owned()
+    };
+    for (headers, origin) in [
+        (
+            &[("host", "keys.example"), ("origin", "https://keys.example")][..],
+            "https://keys.example",
+        ),
+        (
+            &[
+                ("host", "127.0.0.1:3000"),
+                ("origin", "http://127.0.0.1:3000"),
+            ],
+            "http://127.0.0.1:3000",
+        ),
+        (&[("host", "keys.example")], "https://keys.example"),
+        (&[("host", "localhost:3000")], "http://localhost:3000"),
+    ] {
+        let page = pages.post("/admin/keys/new", &fields, headers).await;
+        let secret = secret(&page);
+        let expected = format!("curl -i -H 'Authorization: Bearer {secret}' '{origin}/'");
+        assert_eq!(command(&page), expected);
+        assert_eq!(page.count(&format!("data-copy=\"{expected}\"")), 1);
+    }
+    for (url, expected) in [
+        ("/v1/orders", "https://keys.example/v1/orders"),
+        ("https://api.example/v1", "https://api.example/v1"),
+    ] {
+        let set = |dashboard: keytally::dashboard::Dashboard| {
+            let issuer = keytally::key::Issuer::new("acme_live").unwrap();
+            dashboard.issuer(issuer).example_url(url)
+        };
+        let pages = Pages::with(MemoryBackend::new(), set);
+        let token = pages.token("/admin/keys/new").await;
+        let fields = [("token", &*token), ("name", "Watched")];
+        let host = [("host", "keys.example")];
+        let page = pages.post("/admin/keys/new", &fields, &host).await;
+        assert!(command(&page).ends_with(&format!(" '{expected}'")), "{url}");
+        // Also for the secret of a rotated key.
+        let rotate = format!("{}/rotate", page.link("View usage"));
+        let page = pages.send(&rotate, &[("grace", "1h")]).await;
+        assert!(command(&page).contains(&secret(&page)));
     }
 }

@@ -27,7 +27,7 @@ async fn revealing_a_secret_is_audited() {
     let pages = pages(7);
     let fields = [("name", "Zapier Integration"), ("recoverable", "yes")];
     let created = pages.send("/admin/keys/new", &fields).await;
-    assert!(!created.text.contains("You won't be able to see it again"));
+    assert!(!created.text.contains("This is the only time it is shown"));
     let key = pages
         .backend
         .list(&KeyQuery::new())
@@ -73,7 +73,7 @@ async fn revealing_a_secret_is_audited() {
 async fn secrets_are_not_stored_by_default() {
     let pages = pages(7);
     let created = pages.send("/admin/keys/new", &[("name", "Zapier")]).await;
-    assert!(created.text.contains("You won't be able to see it again"));
+    assert!(created.text.contains("This is the only time it is shown"));
     let key = pages
         .backend
         .list(&KeyQuery::new())

@@ -4,19 +4,21 @@ use std::sync::Arc;
 
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
-use http::StatusCode;
+use http::{HeaderMap, StatusCode};
 use jiff::Timestamp;
 use maud::{Markup, html};
 
-use super::components::{self, ONCE, copy, name};
+use super::components::{self, ONCE};
 use super::key_form::{self, Combined, KeyFields};
 use super::posted_form::PostedForm;
+use super::secret::new_secret;
 use super::{Failure, error_page, page};
 use crate::dashboard::form::{FieldErrors, FormFields};
 use crate::dashboard::idempotency::{IdempotencyError, RequestKey};
 use crate::dashboard::page_context::PageContext;
+use crate::dashboard::return_path::ReturnPath;
 use crate::dashboard::state::Shared;
-use crate::key::{IssueError, Issued, Issuer, StoreError};
+use crate::key::{IssueError, Issuer, StoreError};
 
 /// The name of the checkbox.
 const RECOVERABLE: &str = "recoverable";
@@ -45,6 +47,7 @@ pub(super) fn no_issuer(context: &PageContext) -> Response {
 pub(in crate::dashboard) async fn generate(
     State(shared): State<Arc<Shared>>,
     context: PageContext,
+    headers: HeaderMap,
     PostedForm(fields): PostedForm,
 ) -> Response {
     let Some(issuer) = &shared.issuer else {
@@ -72,7 +75,10 @@ pub(in crate::dashboard) async fn generate(
     );
     let issue = async move |issuer: Issuer| issuer.issue(&*store, new, admin.actor()).await;
     match shared.issue_once(request_key, issue).await {
-        Ok(issued) => shown(&context, &issued, "API key generated"),
+        Ok(issued) => {
+            let (title, back) = ("API key generated", ReturnPath::keys());
+            new_secret(&shared, &context, &headers, &issued, title, &back)
+        }
         Err(error) => {
             let field = match &error {
                 IdempotencyError::Failed(
@@ -132,26 +138,4 @@ fn recoverable(fields: &FormFields) -> Markup {
             }
         }
     }
-}
-
-/// The page that shows the secret of a new key.
-pub(super) fn shown(context: &PageContext, issued: &Issued, title: &str) -> Response {
-    let secret = issued.secret.expose();
-    let content = html! {
-        h1 { (title) }
-        p { strong { (name(&issued.key.name)) } }
-        p .secret { code #secret { (secret) } " " (copy(secret, "API key")) }
-        @if issued.key.recoverable {
-            p .warning .column role="alert" { "Copy it now. You can reveal it again later; each reveal is recorded in the audit log." }
-        } @else {
-            p .warning .column role="alert" {
-                "Copy it now. You won't be able to see it again. If you lose it, rotate the key."
-            }
-        }
-        p {
-            a href=(context.at(&format!("/keys/{}", issued.key.id))) { "View usage" } " · "
-            a href=(context.at("/keys")) { "Back to API keys" }
-        }
-    };
-    page(context, &format!("{title}: {}", issued.key.name), &content)
 }

@@ -31,6 +31,7 @@ mod posted_form;
 mod range;
 pub(super) mod reveal;
 pub(super) mod rotate;
+mod secret;
 pub(super) mod sign_in;
 pub(super) mod status;
 mod top;

@@ -4,12 +4,13 @@ use std::sync::Arc;
 
 use axum::extract::State;
 use axum::response::Response;
-use http::StatusCode;
+use http::{HeaderMap, StatusCode};
 use maud::html;
 
-use super::components::{self, copy, name};
+use super::components::{self, name};
 use super::generate::no_issuer;
 use super::posted_form::PostedForm;
+use super::secret::{curl, secret_box};
 use super::{Failure, error_page, page};
 use crate::dashboard::page_context::PageContext;
 use crate::dashboard::pages::key_in_path::KeyInPath;
@@ -57,6 +58,7 @@ pub(in crate::dashboard) async fn reveal(
     State(shared): State<Arc<Shared>>,
     context: PageContext,
     KeyInPath(key): KeyInPath,
+    headers: HeaderMap,
     PostedForm(_): PostedForm,
 ) -> Response {
     let Some(issuer) = &shared.issuer else {
@@ -73,8 +75,9 @@ pub(in crate::dashboard) async fn reveal(
     let secret = secret.expose();
     let content = html! {
         h1 { "Secret of " (name(&key.name)) }
-        p .secret { code #secret { (secret) } " " (copy(secret, "API key")) }
+        (secret_box(secret))
         p .warning .column role="alert" { "Anyone with the secret can use the key. This reveal is recorded in the audit log." }
+        (curl(&shared, &context, &headers, secret))
         p { a href=(context.at(&format!("/keys/{}", key.id))) { "Back to API key" } }
     };
     page(&context, &format!("Secret of {}", key.name), &content)

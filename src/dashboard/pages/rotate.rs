@@ -5,13 +5,14 @@ use std::time::Duration;
 
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
-use http::StatusCode;
+use http::{HeaderMap, StatusCode};
 use maud::html;
 
 use super::components::{self, Input, ONCE, name};
 use super::confirmation::{back_field, back_link, key_facts};
-use super::generate::{self, no_issuer};
+use super::generate::no_issuer;
 use super::posted_form::PostedForm;
+use super::secret::new_secret;
 use super::{Failure, page};
 use crate::dashboard::form::{FieldErrors, FormFields};
 use crate::dashboard::idempotency::RequestKey;
@@ -82,6 +83,7 @@ pub(in crate::dashboard) async fn rotate(
     State(shared): State<Arc<Shared>>,
     context: PageContext,
     KeyInPath(key): KeyInPath,
+    headers: HeaderMap,
     PostedForm(fields): PostedForm,
 ) -> Response {
     if shared.issuer.is_none() {
@@ -114,7 +116,10 @@ pub(in crate::dashboard) async fn rotate(
     let rotate =
         async move |issuer: Issuer| issuer.rotate(&*store, key.id, grace, admin.actor()).await;
     match shared.issue_once(request_key, rotate).await {
-        Ok(issued) => generate::shown(&context, &issued, "API key rotated"),
+        Ok(issued) => {
+            let (title, back) = ("API key rotated", back_of(&fields, &key));
+            new_secret(&shared, &context, &headers, &issued, title, &back)
+        }
         Err(error) => Failure::from(error).page(&context),
     }
 }
