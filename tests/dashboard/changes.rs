@@ -251,3 +251,41 @@ async fn several_keys_are_disabled_and_enabled_again() {
     }
     assert_eq!(pages.status(&keys[0]).await, KeyStatus::Active);
 }
+
+#[tokio::test]
+async fn the_audit_log_shows_fields_before_and_after() {
+    let pages = Pages::new();
+    let key = pages.key_with("Old", |key| key.owner = Some("acme".into()));
+    let key = key.await;
+    let fields = [
+        ("name", "New"),
+        ("owner", ""),
+        ("limit-1", "100"),
+        ("expires-in", "date"),
+        ("expires", "2999-01-01T10:00"),
+    ];
+    let response = pages.change(&path(&key, "edit"), &fields).await;
+    assert_eq!(response.status, StatusCode::SEE_OTHER, "{}", response.text);
+    let audit = pages.get("/admin/audit").await.text;
+    let rows: Vec<_> = audit.split("<tr>").skip(2).collect();
+    let text = |row: &str| {
+        let (_, changes) = row.split_once("data-label=\"Changes\">").unwrap();
+        let parts = changes
+            .split('<')
+            .map(|part| part.split_once('>').map_or("", |it| it.1));
+        parts.collect::<String>()
+    };
+    let changes = text(rows[0]);
+    for change in [
+        "Name: Old → New",
+        "Owner: acme → None",
+        "Rate limits: None → 100 per minute",
+        "Expires: Never → 2999-01-01 10:00",
+    ] {
+        assert!(changes.contains(change), "{changes}");
+    }
+    for unchanged in ["Scopes", "Status", "Metadata"] {
+        assert!(!changes.contains(unchanged), "{changes}");
+    }
+    assert_eq!(text(rows[1]), "Owner: acme");
+}

@@ -7,7 +7,7 @@ use axum::response::Response;
 use maud::{Markup, html};
 
 use super::components::{self, Input, caption, line_or_none, line_to, none, time};
-use super::{Failure, page};
+use super::{Failure, audit_changes, page};
 use crate::dashboard::form::{FieldErrors, FormFields};
 use crate::dashboard::page_context::PageContext;
 use crate::dashboard::state::Shared;
@@ -91,7 +91,9 @@ fn content(
             Some(entries) => {
                 .scroll .panel tabindex="0" role="region" aria-label="Audit log" { table .stacked {
                     (caption("Audit log, newest first"))
-                    thead { tr { @for name in ["Time", "Actor", "Action", "Key", "Key ID"] { th scope="col" { (name) } } } }
+                    thead { tr {
+                        @for name in ["Time", "Actor", "Action", "Key", "Key ID", "Changes"] { th scope="col" { (name) } }
+                    } }
                     tbody { @for entry in &entries.items { (row(context, entry)) } }
                 } }
                 (components::pages("Audit log pages", &[
@@ -117,6 +119,7 @@ fn row(context: &PageContext, entry: &AuditEntry) -> Markup {
             td data-label="Action" { (entry.action.as_str()) }
             td data-label="Key" { @match name { Some(name) => (line_to(&at, name)), None => a href=(at) { (none()) } } }
             td data-label="Key ID" { code { (entry.key) } }
+            td .changes data-label="Changes" { (audit_changes::list(context, entry)) }
         }
     }
 }

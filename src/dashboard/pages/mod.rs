@@ -2,6 +2,7 @@
 
 pub(super) mod assets;
 pub(super) mod audit;
+mod audit_changes;
 mod breakdowns;
 pub(super) mod bulk;
 mod causes;
