@@ -15,7 +15,7 @@ const SEEDED: u64 = 400;
 #[ignore = "needs Chromium: see scripts/test"]
 async fn the_overview_covers_all_keys_and_links_to_their_requests() {
     signed_in(async |pages: &Pages| {
-        let secret = pages.generate("Courier", &[("Rate limits", "2/d")]).await;
+        let secret = pages.generate("Courier", &[("Rate limit", "2/d")]).await;
         for path in ["/v1/postings/7", "/v1/postings/none", "/v1/postings"] {
             pages.demo.get(path, &secret).await;
         }
@@ -154,7 +154,7 @@ async fn the_log_of_all_keys_is_filtered_by_key_owner_and_time() {
 #[ignore = "needs Chromium: see scripts/test"]
 async fn edits_of_a_key_take_effect() {
     signed_in(async |pages: &Pages| {
-        let fields = [("Owner", "customer-5"), ("Rate limits", "9/d")];
+        let fields = [("Owner", "customer-5"), ("Rate limit", "9/d")];
         let secret = pages.generate("Courier", &fields).await;
         assert_eq!(
             pages.demo.get("/v1/postings", &secret).await,
@@ -162,10 +162,10 @@ async fn edits_of_a_key_take_effect() {
         );
         pages.open_key("Usage of", "Courier").await;
         pages.follow("Edit").await;
-        pages.fill("Rate limits", "nonsense").await;
+        pages.fill("Rate limit", "nonsense").await;
         pages.send("Save").await;
         pages.alert().await;
-        pages.fill("Rate limits", "1/d").await;
+        pages.fill("Rate limit", "1/d").await;
         pages.fill("Name", "Carrier").await;
         pages.send("Save").await;
         assert!(pages.heading().await.contains("Carrier"));

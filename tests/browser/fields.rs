@@ -32,6 +32,10 @@ async fn date_fields_are_wide_enough_at_every_width() {
             ("/keys/new".into(), 1),
         ] {
             pages.open(&path).await;
+            if path == "/keys/new" {
+                pages.unfold("Options").await;
+                pages.choose("Expires", "On a date").await;
+            }
             for width in [1440, 1280, 1024, 900, 768, 640, 639, 390, 320] {
                 let size = json!({ "width": width, "height": 800, "deviceScaleFactor": 1, "mobile": false });
                 let resize = "Emulation.setDeviceMetricsOverride";

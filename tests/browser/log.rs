@@ -26,7 +26,7 @@ const REQUESTS: [(Method, &str, u16); 11] = [
 
 /// Generates a key, sends [`REQUESTS`], opens the page of the key, and returns the request ids.
 async fn used_key(pages: &Pages) -> Vec<String> {
-    let secret = pages.generate("Courier", &[("Rate limits", "9/d")]).await;
+    let secret = pages.generate("Courier", &[("Rate limit", "9/d")]).await;
     let mut ids = Vec::new();
     for (method, path, status) in REQUESTS {
         let response = pages.demo.call(method, path, &secret).await;

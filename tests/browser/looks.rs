@@ -59,8 +59,15 @@ async fn all_pages(look: &mut Look<'_>) {
 
     pages.open("/keys/new").await;
     look.at("generate").await;
+    for folded in ["Options", "Burst and name", "Add a rate limit"] {
+        pages.unfold(folded).await;
+    }
+    pages.choose("Expires", "On a date").await;
+    look.at("generate-unfolded").await;
+    pages.open("/keys/new").await;
     pages.fill("Name", "Courier").await;
-    pages.fill("Rate limits", "plenty").await;
+    pages.unfold("Options").await;
+    pages.fill("Rate limit", "plenty").await;
     pages.send("Generate").await;
     look.at("generate-rejected").await;
     let long = format!(
@@ -70,7 +77,7 @@ async fn all_pages(look: &mut Look<'_>) {
     let long = &long[..100];
     let limits = [
         ("Owner", "customer-5"),
-        ("Rate limits", "9/d"),
+        ("Rate limit", "9/d"),
         ("Scopes", "read orders:write"),
     ];
     let secret = pages.generate(long, &limits).await;
@@ -87,6 +94,7 @@ async fn all_pages(look: &mut Look<'_>) {
         ("overview-by-class", "?statuses=classes"),
         ("log-of-an-owner", "/log?owner=customer-17&outcome=failed"),
         ("keys", "/keys"),
+        ("keys-sorted", "/keys?sort=last-used"),
         ("keys-none-found", "/keys?name=nobody"),
         ("audit", "/audit"),
         ("audit-none-found", "/audit?actor=nobody"),
@@ -126,6 +134,11 @@ async fn all_pages(look: &mut Look<'_>) {
     }
     pages.open_key("Disable", UNUSED).await;
     pages.send("Disable").await;
+    look.at("disabled").await;
+    pages.check("Select all").await;
+    look.at("keys-selected").await;
+    pages.send("Disable selected (3)").await;
+    look.at("disable-several").await;
     pages.open_key("Enable", UNUSED).await;
     look.at("enable").await;
 

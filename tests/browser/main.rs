@@ -16,6 +16,7 @@ mod failures;
 mod fields;
 mod find;
 mod journey;
+mod key_tasks;
 mod keys;
 mod log;
 mod looks;

@@ -108,10 +108,11 @@ impl Pages {
             .len()
     }
 
-    /// The input of a label, by id or inside of it.
+    /// The input of a label, by id or inside of it, or with this label of its own.
     pub(crate) async fn field(&self, label: &str) -> Element {
+        let own = format!("//input[@aria-label={}]", quoted(label));
         let label = format!("//label[normalize-space()={}]", quoted(label));
-        self.find(&format!("//*[@id={label}/@for] | {label}//input"))
+        self.find(&format!("//*[@id={label}/@for] | {label}//input | {own}"))
             .await
     }
 
@@ -129,6 +130,12 @@ impl Pages {
     pub(crate) async fn choose(&self, label: &str, option: &str) {
         let field = self.field(label).await;
         field.select_by_label(option).await.unwrap();
+    }
+
+    /// Opens folded details.
+    pub(crate) async fn unfold(&self, summary: &str) {
+        let summary = format!("//summary[normalize-space()={}]", quoted(summary));
+        self.find(&summary).await.click().await.unwrap();
     }
 
     pub(crate) async fn heading(&self) -> String {
@@ -196,6 +203,9 @@ impl Pages {
         self.open("/keys").await;
         self.follow("Generate API key").await;
         self.fill("Name", name).await;
+        if !others.is_empty() {
+            self.unfold("Options").await;
+        }
         for (label, text) in others {
             self.fill(label, text).await;
         }

@@ -90,7 +90,7 @@ async fn pages_work_without_javascript() {
     visitor(Scripts::Off, async |pages: &Pages| {
         let demo = &pages.demo;
         pages.sign_in().await;
-        let first = pages.generate("Courier", &[("Rate limits", "3/d")]).await;
+        let first = pages.generate("Courier", &[("Rate limit", "3/d")]).await;
         // Copy buttons are hidden.
         assert_eq!(pages.buttons("Copy").await, 0);
         for status in [200, 200, 200, 429] {
@@ -136,10 +136,15 @@ async fn pages_work_without_javascript() {
         assert_ne!(first, second);
         pages.open_key("Disable", USED).await;
         pages.send("Disable").await;
-        pages.open_key("Enable", USED).await;
+        assert!(pages.text().await.contains("PowerAutomate was disabled."));
+        pages.send("Undo").await;
+        assert!(pages.text().await.contains("PowerAutomate was enabled."));
+        assert_eq!(pages.heading().await, "API keys");
         pages.open_key("Delete", USED).await;
         pages.fill("Key name", USED).await;
         pages.send("Delete").await;
+        assert!(pages.text().await.contains("PowerAutomate was deleted."));
+        pages.reload().await;
         assert!(!pages.text().await.contains(USED));
         // The new key is valid, and shares the exhausted rate limit of the old one.
         assert_eq!(demo.get("/v1/postings", &second).await, 429);

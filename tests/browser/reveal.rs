@@ -13,6 +13,7 @@ async fn a_recoverable_secret_is_revealed_and_copied() {
     signed_in(async |pages: &Pages| {
         pages.open("/keys/new").await;
         pages.fill("Name", "Courier").await;
+        pages.unfold("Options").await;
         pages.check("Store the secret, encrypted").await;
         pages.send("Generate").await;
         assert!(pages.alert().await.contains("You can reveal it again"));
