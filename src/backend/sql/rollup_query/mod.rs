@@ -36,6 +36,9 @@ use crate::usage::{
     Granularity, Rollup, RollupStore, Summary, SummarySpec, Totals, UsageRange, summary,
 };
 
+/// The maximum number of callers whose rollups are read one by one for their totals.
+const FEW_CALLERS: usize = 100;
+
 /// Computes the summary of a range.
 pub(in crate::backend::sql) async fn summary<E: Engine>(
     engine: &E,
@@ -212,7 +215,9 @@ impl<S: Session> Snapshot<S> {
         let unmerged = self.unmerged(names, range, Callers::Each).await?;
         let parts = cover_range(&self.starts, Granularity::Day, self.widths);
         // Those of a few callers are read faster from their rollups.
-        let is_stored = self.has_totals && range.key.is_none() && range.owner.is_none();
+        let is_unfiltered = range.key.is_none() && range.owner.is_none();
+        let are_many = is_unfiltered || self.attributes.callers() > FEW_CALLERS;
+        let is_stored = self.has_totals && are_many;
         let (stored, mut read): (Vec<_>, Vec<_>) = parts
             .into_iter()
             .partition(|part| is_stored && part.width >= Granularity::Hour);

@@ -58,6 +58,10 @@ impl Attributes {
         Ok(())
     }
 
+    pub(super) fn callers(&self) -> usize {
+        self.callers.len()
+    }
+
     pub(super) fn has_caller(&self, caller: i32) -> bool {
         self.callers.contains_key(&caller.into())
     }

@@ -21,6 +21,8 @@ async fn unfiltered_summaries_read_one_rollup_per_kind() {
         .map(|n| {
             let mut event = UsageEvent::new(start);
             event.key = format!("{n:016}").parse().ok();
+            event.owner = Some(if n % 4 == 0 { "few" } else { "many" }.into());
+            event.owner = event.owner.filter(|_| n < 300 || n % 4 > 0);
             event.latency_us = n * 100;
             event
         })
@@ -34,6 +36,13 @@ async fn unfiltered_summaries_read_one_rollup_per_kind() {
             let query = SummaryQuery::new(UsageRange::new(), spec);
             let summary = backend.summary(&query).await.unwrap();
             assert_eq!(summary, query.spec.summarize(&events));
+        }
+        for owner in ["few", "many"] {
+            let of_owner = events.iter();
+            let of_owner = of_owner.filter(|event| event.owner.as_deref() == Some(owner));
+            let range = UsageRange::new().owner(owner);
+            let totals = backend.totals_by_key(&range).await.unwrap();
+            assert_eq!(totals, summary::by_key(of_owner));
         }
     }
 
