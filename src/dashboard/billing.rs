@@ -1,15 +1,18 @@
 //! The usage of a calendar month as a CSV file, to bill owners.
 
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::response::Response;
+use jiff::Timestamp;
 
 use super::download::file;
 use super::month::Month;
 use crate::id::KeyId;
 use crate::usage::csv::{end_row, maybe, plain, text};
 use crate::usage::{
-    ReadError, Summary, SummaryQuery, SummarySpec, Totals, UsageRange, UsageReader,
+    Granularity, ReadError, Summary, SummaryQuery, SummarySpec, Totals, UsageRange, UsageReader,
 };
 
 const AMOUNTS: &str =
@@ -23,34 +26,54 @@ pub(super) async fn by_owner(
     usage: &Arc<dyn UsageReader>,
     month: &Month,
 ) -> Result<Summary, ReadError> {
-    summary(
-        usage,
-        month,
-        UsageRange::new(),
-        SummarySpec::new().by_owner(),
-    )
-    .await
+    let query = SummaryQuery::new(range_of(month), SummarySpec::new().by_owner());
+    usage.summary(&query).await
 }
 
-/// The usage of each key of an owner in a month.
-pub(super) async fn by_key(
-    usage: &Arc<dyn UsageReader>,
-    month: &Month,
-    owner: &str,
-) -> Result<Summary, ReadError> {
-    let range = UsageRange::new().owner(owner);
-    summary(usage, month, range, SummarySpec::new().by_key()).await
+/// The usage of an owner in a month.
+pub(super) struct OwnerMonth {
+    pub(super) by_key: BTreeMap<Option<KeyId>, Totals>,
+    pub(super) totals: Totals,
+    /// As [`Summary::exact`].
+    pub(super) is_exact: bool,
 }
 
-async fn summary(
-    usage: &Arc<dyn UsageReader>,
-    month: &Month,
-    range: UsageRange,
-    spec: SummarySpec,
-) -> Result<Summary, ReadError> {
+impl OwnerMonth {
+    pub(super) async fn read(
+        usage: &Arc<dyn UsageReader>,
+        month: &Month,
+        owner: &str,
+    ) -> Result<Self, ReadError> {
+        let range = range_of(month);
+        let times = month.range();
+        let is_hour = |time: Timestamp| Granularity::Hour.floor(time) == time;
+        // No rollup is wider. Otherwise the answer is the same for all owners, and cheap without one.
+        let is_exact = is_hour(times.start) && is_hour(times.end) || {
+            let query = SummaryQuery::new(range.clone(), SummarySpec::new());
+            usage.summary(&query).await?.exact
+        };
+        let by_key = usage.totals_by_key(&range.owner(owner)).await?;
+        Ok(Self {
+            totals: by_key.values().sum(),
+            by_key,
+            is_exact,
+        })
+    }
+
+    /// The `n` keys with the most requests, without anonymous requests.
+    pub(super) fn top_keys(&self, n: usize) -> Vec<KeyId> {
+        let mut keys: Vec<_> = self.by_key.iter().collect();
+        keys.sort_by_key(|(_, totals)| Reverse(totals.total()));
+        keys.into_iter()
+            .take(n)
+            .filter_map(|(key, _)| *key)
+            .collect()
+    }
+}
+
+fn range_of(month: &Month) -> UsageRange {
     let times = month.range();
-    let range = range.from(times.start).to(times.end);
-    usage.summary(&SummaryQuery::new(range, spec)).await
+    UsageRange::new().from(times.start).to(times.end)
 }
 
 /// The file of [`by_owner`]: a row for each owner. Without requests of keys that have no owner.
@@ -65,11 +88,11 @@ pub(super) fn file_by_owner(month: &Month, summary: &Summary, has_bom: bool) -> 
     file(&format!("usage-{month}.csv"), rows, has_bom)
 }
 
-/// The file of [`by_key`]: a row for each key, and one with their total.
+/// The file of an owner: a row for each key, and one with their total.
 pub(super) fn file_by_key(
     month: &Month,
     owner: &str,
-    summary: &Summary,
+    usage: &OwnerMonth,
     name: impl Fn(KeyId) -> Option<String>,
 ) -> Response {
     let mut rows = format!("month,time_zone,owner,key,name,{AMOUNTS}\r\n").into_bytes();
@@ -79,12 +102,12 @@ pub(super) fn file_by_key(
         text(owner, &mut rows);
         maybe(key, &mut rows);
         text(name, &mut rows);
-        amounts(totals, summary.exact, &mut rows);
+        amounts(totals, usage.is_exact, &mut rows);
     };
-    for (key, totals) in summary.by_key.iter().flatten() {
+    for (key, totals) in &usage.by_key {
         row(*key, &key.and_then(&name).unwrap_or_default(), totals);
     }
-    row(None, "Total", &summary.totals);
+    row(None, "Total", &usage.totals);
     file(&format!("usage-{}-{month}.csv", slug(owner)), rows, true)
 }
 

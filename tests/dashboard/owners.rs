@@ -7,7 +7,7 @@ use http::{Request, StatusCode};
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp, ToSpan};
 use keytally::KeyId;
-use keytally::backend::MemoryBackend;
+use keytally::backend::{MemoryBackend, MemoryConfig};
 use keytally::dashboard::{BearerToken, Dashboard};
 use keytally::key::{Actor, Key, KeyAdmin};
 use keytally::usage::{Batch, Cause, Outcome, UsageEvent, UsageSink};
@@ -627,4 +627,33 @@ async fn the_overview_has_the_top_keys_and_owners() {
     assert_eq!(names, ["a", "f", "e", "d", "c"]);
     assert_eq!(owners[0][1..], ["8", "28.6%"]);
     assert_eq!(page.link("<bdi>f</bdi>"), "/admin/owners/f");
+}
+
+#[tokio::test]
+async fn a_month_that_starts_within_a_stored_hour_is_approximate() {
+    let hour = std::time::Duration::from_secs(3_600);
+    let config = MemoryConfig::new().minutes(hour).quarter_hours(hour);
+    let pages = Pages::over(MemoryBackend::with_config(config));
+    let key = key_of(&pages, "One", "acme").await;
+    // In Kathmandu, October ended at 18:15 UTC.
+    let time: Timestamp = "2025-10-31T18:10:00Z".parse().unwrap();
+    for (many, hours) in [(3, 0), (1, 72)] {
+        // Merges the minutes before.
+        let set = |_, event: &mut UsageEvent| event.time = time + hours.hours();
+        pages.requests(&key, many, SignedDuration::ZERO, set).await;
+    }
+    for (zone, exact) in [("Asia/Kathmandu", false), ("Europe/Berlin", true)] {
+        let query = format!("month=2025-10&zone={zone}");
+        let path = format!("/admin/api/usage/by-owner?{query}");
+        let month: Value = serde_json::from_str(&pages.get(&path).await.text).unwrap();
+        assert_eq!(month["exact"], exact, "{zone}");
+        assert_eq!(month["owners"][0]["totals"]["total"], 3, "{zone}");
+        for path in ["/admin/owners/acme/csv", "/admin/billing/csv"] {
+            let file = pages.get(&format!("{path}?{query}")).await.text;
+            let rows: Vec<_> = file.lines().skip(1).collect();
+            assert!(!rows.is_empty());
+            let is_marked = |row: &&str| row.ends_with(&format!(",{exact}"));
+            assert!(rows.iter().all(is_marked), "{zone}: {file}");
+        }
+    }
 }

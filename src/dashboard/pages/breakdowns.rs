@@ -100,9 +100,9 @@ pub(super) fn cards(totals: &Totals, before: &Totals, links: &Links, has_cost: b
 }
 
 /// A notice if a summary is not exact.
-pub(super) fn exactness(summary: &Summary) -> Markup {
+pub(super) fn exactness(is_exact: bool) -> Markup {
     html! {
-        @if !summary.exact {
+        @if !is_exact {
             p .warning {
                 "Totals are approximate: older usage is stored per 15 minutes or per hour. "
                 "A bucket that crosses the start or end of the range is counted where it starts."

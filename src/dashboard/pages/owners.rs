@@ -125,7 +125,7 @@ impl Owners {
                 button type="submit" { "Apply" }
                 @if is_filtered { a .button href={ (at) "?" (kept.query()) } { "Clear filters" } }
             }
-            (breakdowns::exactness(&self.summary))
+            (breakdowns::exactness(self.summary.exact))
             @if self.rows.is_empty() {
                 p .empty {
                     @if is_filtered { "No owners match your filter." }

@@ -86,7 +86,7 @@ async fn shown(
         }
         (details::of_key(shared, context, key))
         (picked.choice(context, &links.at, fields, &log::KEPT))
-        (breakdowns::exactness(&summary))
+        (breakdowns::exactness(summary.exact))
         (breakdowns::cards(&summary.totals, &before, &links, true))
         (breakdowns::chart(context, &picked, &summary, &links))
         (breakdowns::panels(&summary, &links, &page))

@@ -130,7 +130,7 @@ impl Log<'_> {
                 }
                 (self.form(context, fields, &filtered.wrong, &field, &owners))
                 @if let Some(summary) = &failures {
-                    (breakdowns::exactness(summary))
+                    (breakdowns::exactness(summary.exact))
                     (breakdowns::failures_line(summary, &links))
                 }
                 @if let Some((requests, _)) = &found { (self.found(context, fields, &fixed, requests, &keys)) }

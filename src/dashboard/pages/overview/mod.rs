@@ -159,7 +159,7 @@ impl Overview {
             }
             @if !self.has_keys { (first_steps(shared, context)) }
             (picked.choice(context, &home, fields, &[STATUSES]))
-            (breakdowns::exactness(&self.summary))
+            (breakdowns::exactness(self.summary.exact))
             (breakdowns::cards(&self.summary.totals, &self.before, &links, false))
             .panels .wide {
                 (top::keys(context, &self.busiest, &self.named, all, &range))

@@ -88,7 +88,7 @@ async fn shown(
         p { a href=(context.at("/owners")) { "Back to owners" } }
         .head { h1 { (name(name_of_owner(owner))) } (months.downloads(&links.at)) }
         (picked.choice(context, &links.at, fields, &kept))
-        (breakdowns::exactness(&summary))
+        (breakdowns::exactness(summary.exact))
         (breakdowns::cards(&summary.totals, &before, &links, true))
         (breakdowns::chart(context, &picked, &summary, &links))
         (months.section(context, &links.at, fields))

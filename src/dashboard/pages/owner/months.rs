@@ -9,6 +9,8 @@ use axum::response::Response;
 use jiff::Timestamp;
 use maud::{Markup, html};
 
+use crate::dashboard::billing::{self, OwnerMonth};
+use crate::dashboard::charts;
 use crate::dashboard::form::FormFields;
 use crate::dashboard::month::Month;
 use crate::dashboard::page_context::{PageContext, zone_named};
@@ -17,11 +19,10 @@ use crate::dashboard::pages::owner_in_path::OwnerInPath;
 use crate::dashboard::pages::owners::{amount_heads, amounts, download, month_of};
 use crate::dashboard::pages::{Failure, breakdowns, top};
 use crate::dashboard::state::Shared;
-use crate::dashboard::{billing, charts};
 use crate::id::KeyId;
 use crate::key::{Key, KeyQuery, StoreError};
 use crate::page::PageRequest;
-use crate::usage::{Summary, Totals};
+use crate::usage::Totals;
 
 /// The field with the time zone of the months. The browser's by default.
 pub(super) const MONTH_ZONE: &str = "month_zone";
@@ -38,12 +39,12 @@ pub(in crate::dashboard) async fn export(
 ) -> Response {
     let file = async {
         let month = month_of(&context, &fields)?;
-        let summary = billing::by_key(&shared.usage, &month, &owner).await?;
-        let ids = summary.by_key.iter().flatten().filter_map(|(id, _)| *id);
+        let usage = OwnerMonth::read(&shared.usage, &month, &owner).await?;
+        let ids = usage.by_key.keys().copied().flatten();
         let keys = keys_with(&shared, ids.collect()).await?;
         let names: BTreeMap<_, _> = keys.into_iter().map(|key| (key.id, key.name)).collect();
         let name = |id| names.get(&id).cloned();
-        Ok::<_, Failure>(billing::file_by_key(&month, &owner, &summary, name))
+        Ok::<_, Failure>(billing::file_by_key(&month, &owner, &usage, name))
     };
     file.await.unwrap_or_else(|failure| failure.page(&context))
 }
@@ -61,7 +62,7 @@ async fn keys_with(shared: &Shared, ids: Vec<KeyId>) -> Result<Vec<Key>, StoreEr
 /// The usage of an owner in this month and the last one.
 pub(super) struct Months {
     /// This month first.
-    months: [(Month, Summary); 2],
+    months: [(Month, OwnerMonth); 2],
     /// The owner's keys, and others in the tables that still exist.
     pub(super) keys: Vec<Key>,
     /// The owner's current keys.
@@ -82,20 +83,20 @@ impl Months {
         let zone = zone.unwrap_or_else(|| context.zone.clone());
         let month = Month::of(Timestamp::now(), &zone);
         let last = month.previous();
-        let summaries = [
-            billing::by_key(&shared.usage, &month, owner).await?,
-            billing::by_key(&shared.usage, &last, owner).await?,
+        let usage = [
+            OwnerMonth::read(&shared.usage, &month, owner).await?,
+            OwnerMonth::read(&shared.usage, &last, owner).await?,
         ];
         let query = KeyQuery::new().owner(owner).limit(PageRequest::MAX_LIMIT);
         let mut keys = shared.keys.list(&query).await?.items;
         let current: Vec<_> = keys.iter().map(|key| key.id).collect();
         let mut missing: BTreeSet<_> = others.collect();
-        for summary in &summaries {
-            missing.extend(summary.top_keys(ROWS).iter().filter_map(|(id, _)| *id));
+        for usage in &usage {
+            missing.extend(usage.top_keys(ROWS));
         }
         missing.retain(|id| !current.contains(id));
         keys.extend(keys_with(shared, missing.into_iter().collect()).await?);
-        let [now, before] = summaries;
+        let [now, before] = usage;
         Ok(Self {
             months: [(month, now), (last, before)],
             keys,
@@ -131,13 +132,13 @@ impl Months {
                         @if other != zone { " " a href={ (at) "?" (switch) "#months" } { "Use " (other) } }
                     }
                 }
-                @for (month, summary) in &self.months { (self.table(context, month, summary)) }
+                @for (month, usage) in &self.months { (self.table(context, month, usage)) }
             }
         }
     }
 
-    fn table(&self, context: &PageContext, month: &Month, summary: &Summary) -> Markup {
-        let mut by_key = summary.by_key.clone().unwrap_or_default();
+    fn table(&self, context: &PageContext, month: &Month, usage: &OwnerMonth) -> Markup {
+        let mut by_key = usage.by_key.clone();
         for id in &self.current {
             by_key.entry(Some(*id)).or_default();
         }
@@ -148,7 +149,7 @@ impl Months {
         let is_current = month.range().contains(&Timestamp::now());
         html! {
             h3 { (month.title()) @if is_current { " to date" } }
-            (breakdowns::exactness(summary))
+            (breakdowns::exactness(usage.is_exact))
             .scroll tabindex="0" role="region" aria-label=(month.title()) { table .stacked .amounts {
                 (caption(&format!("Usage in {} by key", month.title())))
                 thead { tr {
@@ -163,8 +164,8 @@ impl Months {
                 } } }
                 tfoot { tr {
                     th scope="row" { "Total" }
-                    td .number data-label="Requests" { (charts::count(summary.totals.total())) }
-                    (amounts(&summary.totals))
+                    td .number data-label="Requests" { (charts::count(usage.totals.total())) }
+                    (amounts(&usage.totals))
                 } }
             } }
             @if more > 0 {
