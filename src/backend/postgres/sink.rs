@@ -15,7 +15,7 @@ use super::partitions::{CHECK_VIOLATION, code, day};
 use super::types::Time;
 use crate::backend::sql::{
     BatchRollup, Numbers, RollupRecord, SegmentPart, SegmentParts, Series, Statement, as_micros,
-    decode, id_time_differs, timestamp,
+    decode, id_time_differs, stored_path, timestamp,
 };
 use crate::id::KeyId;
 use crate::telemetry;
@@ -253,7 +253,7 @@ impl BatchWriter<'_> {
         for &(event, Series { caller, kind }) in logged {
             let time = as_micros(event.time);
             let segment = parts.segment_of(time, claimed.segment, claimed.late_segment);
-            rows.row(16)
+            rows.row(15)
                 .time(time)
                 .bytes(Some(event.id.as_bytes()))
                 .bigint(claimed.number)
@@ -264,16 +264,15 @@ impl BatchWriter<'_> {
                 .integer(segment)
                 .integer(caller)
                 .integer(kind)
-                .text(Some(&event.path))
+                .text(stored_path(event))
                 .text(event.request_id.as_deref())
                 .text(event.resource_id.as_deref())
-                .text(event.rejection_reason.map(|reason| reason.as_str()))
                 .address(event.client_ip)
                 .bytes(id_time_differs(event).then_some(&[1]));
         }
         let copy = self.sql(
             "COPY {prefix}requests (time, id, batch, latency_us, response_bytes, request_bytes, cost, segment,
-                caller_id, kind_id, path, request_id, resource_id, rejection_reason, client_ip, id_time_differs)
+                caller_id, kind_id, path, request_id, resource_id, client_ip, id_time_differs)
             FROM STDIN (FORMAT binary)",
         );
         let mut copying = self.connection.copy_in_raw(&copy.0).await?;

@@ -144,6 +144,11 @@ impl<K: Eq + Hash, T: Clone + Eq + Hash> Distinct<K, T> {
     }
 }
 
+/// The path to store: `None` if it is the endpoint.
+pub(in crate::backend) fn stored_path(event: &UsageEvent) -> Option<&str> {
+    Some(&*event.path).filter(|path| **path != *event.endpoint)
+}
+
 /// Whether the time in an event's id differs from the event's time, so that the event cannot be found by that
 /// time.
 pub(in crate::backend) fn id_time_differs(event: &UsageEvent) -> bool {

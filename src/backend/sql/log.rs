@@ -22,7 +22,7 @@ pub(super) use self::search::{ATTRIBUTES, COLUMNS, JOIN_ATTRIBUTES};
 use self::segments::{Rollups, Segments};
 use super::engine::{Row, Session};
 use super::names::Names;
-use super::value::{as_micros, decode, number, parse_name, parsed, required, status, text, time};
+use super::value::{as_micros, decode, number, parse_name, parsed, required, status, time};
 use crate::page::Page;
 use crate::usage::{Count, LogFilter, LogQuery, ReadError, UsageEvent};
 
@@ -110,12 +110,17 @@ pub(super) fn event_of(row: &impl Row) -> Result<UsageEvent, SqlError> {
     event.owner = row.text("owner")?.map(Into::into);
     event.method = parsed(required(row.text("method")?)?)?;
     event.endpoint = required(row.text("endpoint")?)?.into();
-    event.path = text(row, "path")?.into();
+    event.path = match row.text("path")? {
+        Some(path) => path.into(),
+        None => (&*event.endpoint).into(),
+    };
     event.resource_id = row.text("resource_id")?.map(Into::into);
     event.status = status(row)?;
     event.outcome = parse_name(required(row.text("outcome")?)?)?;
     event.cause = row.text("cause")?.map(parse_name).transpose()?;
-    event.rejection_reason = row.text("rejection_reason")?.map(parse_name).transpose()?;
+    let reason = row.text("rejection_reason")?;
+    let reason = reason.or(row.text("kind_rejection_reason")?);
+    event.rejection_reason = reason.map(parse_name).transpose()?;
     event.billable = row.boolean("billable")?;
     // NULL for the most frequent values.
     let cost = row.integer("cost")?.unwrap_or(1);

@@ -30,7 +30,7 @@ mod series_rollup;
 mod value;
 
 pub(super) use backend::{SqlBackend, keep_in_sql};
-pub(super) use batch_rollup::{BatchRollup, id_time_differs};
+pub(super) use batch_rollup::{BatchRollup, id_time_differs, stored_path};
 #[cfg(feature = "postgres")]
 pub(super) use batched::FirstFailure;
 pub(super) use batched::delete_in_batches;

@@ -12,7 +12,7 @@ use super::values::{ROWS, Values};
 use super::{SqliteBackend, SqliteSession};
 use crate::backend::sql::{
     BatchRollup, Engine, Numbers, Row, SegmentPart, SegmentParts, Series, Session, Statement,
-    as_micros, decode, id_time_differs,
+    as_micros, decode, id_time_differs, stored_path,
 };
 use crate::id::KeyId;
 use crate::usage::{Batch, SinkError, UsageSink};
@@ -109,7 +109,7 @@ impl BatchWriter<'_> {
     async fn log(&mut self, grouped: &BatchRollup<'_>, numbers: &Numbers) -> Result<(), SqlError> {
         let insert = self.sql(
             "INSERT OR FAIL INTO {prefix}requests (row, time, id, latency_us, response_bytes, request_bytes, cost,
-                segment, caller_id, kind_id, path, request_id, resource_id, rejection_reason, client_ip, id_time_differs)
+                segment, caller_id, kind_id, path, request_id, resource_id, client_ip, id_time_differs)
             VALUES ",
         );
         let keep = self.backend.0.sampling;
@@ -139,7 +139,7 @@ impl BatchWriter<'_> {
         let number = |column| Row::integer(found, column)?.ok_or(SqlError::RowNotFound);
         let (segment, late_segment) = (number("segment")?, number("late_segment")?);
         for rows in rows.chunks(ROWS) {
-            let mut values = Values::new(rows.len(), 16);
+            let mut values = Values::new(rows.len(), 15);
             for &(event, Series { caller, kind }) in rows {
                 row += 1;
                 let time = as_micros(event.time);
@@ -155,10 +155,9 @@ impl BatchWriter<'_> {
                     .add(segment)?
                     .add(caller)?
                     .add(kind)?
-                    .add(&*event.path)?
+                    .add(stored_path(event))?
                     .add(event.request_id.as_deref())?
                     .add(event.resource_id.as_deref())?
-                    .add(event.rejection_reason.map(|reason| reason.as_str()))?
                     .add(event.client_ip.map(|address| address.to_string()))?
                     .add(id_time_differs(event).then_some(true))?;
             }

@@ -205,7 +205,7 @@ CREATE TABLE {prefix}new_requests (
     segment integer NOT NULL,
     caller_id integer NOT NULL,
     kind_id integer NOT NULL,
-    path text NOT NULL,
+    path text,
     request_id text COLLATE "C",
     resource_id text COLLATE "C",
     rejection_reason text,
@@ -238,7 +238,7 @@ INSERT INTO {prefix}new_requests (time, id, batch, latency_us, response_bytes, r
         kind_id, path, request_id, resource_id, rejection_reason, client_ip, id_time_differs)
     SELECT r.time, r.id, r.batch, r.latency_us, r.response_bytes, nullif(r.request_bytes, 0), nullif(r.cost, 1),
         coalesce(b.segment, log.last_segment + coalesce(width_bucket(r.time, log.starts), 1)), s.caller_id, s.kind_id,
-        r.path, r.request_id, r.resource_id, r.rejection_reason, r.client_ip, r.id_time_differs
+        nullif(r.path, s.endpoint), r.request_id, r.resource_id, r.rejection_reason, r.client_ip, r.id_time_differs
     FROM {prefix}requests r JOIN {prefix}series_numbers s ON s.id = r.series_id LEFT JOIN {prefix}log_batches b ON b.number = r.batch,
         (SELECT array_agg(hour + interval '1 hour' * (n::float8 / segments) ORDER BY hour, n) AS starts,
                 (SELECT coalesce(max(segment), 0) FROM {prefix}log_batches) AS last_segment
@@ -247,10 +247,10 @@ INSERT INTO {prefix}new_requests (time, id, batch, latency_us, response_bytes, r
                 generate_series(0, segments - 1) n) log;
 CREATE INDEX {unqualified_prefix}new_requests_by_caller ON {prefix}new_requests (segment, caller_id, kind_id);
 CREATE INDEX {unqualified_prefix}new_requests_by_kind ON {prefix}new_requests (segment, kind_id);
-CREATE INDEX {unqualified_prefix}new_requests_by_id ON {prefix}new_requests (segment, id) WHERE id_time_differs IS NOT NULL;
-CREATE INDEX {unqualified_prefix}new_requests_by_request_id ON {prefix}new_requests (segment, (left(request_id, 64)))
+CREATE INDEX {unqualified_prefix}new_requests_by_id ON {prefix}new_requests ((segment >> 4), id) WHERE id_time_differs IS NOT NULL;
+CREATE INDEX {unqualified_prefix}new_requests_by_request_id ON {prefix}new_requests ((segment >> 4), (left(request_id, 64)))
     WHERE request_id IS NOT NULL;
-CREATE INDEX {unqualified_prefix}new_requests_by_resource ON {prefix}new_requests (segment, (left(resource_id, 64)))
+CREATE INDEX {unqualified_prefix}new_requests_by_resource ON {prefix}new_requests ((segment >> 4), (left(resource_id, 64)))
     WHERE resource_id IS NOT NULL;
 
 CREATE TABLE {prefix}log_segments (
@@ -269,8 +269,8 @@ COMMENT ON COLUMN {prefix}log_segments.events IS 'The number of requests that we
 -- The views keep their columns, so that other views and privileges stay.
 CREATE OR REPLACE VIEW {prefix}request_log AS
     SELECT r.time, r.id, coalesce(r.request_id, r.id::text) AS request_id, c.key_id, c.owner, k.method,
-        k.endpoint, r.path, r.resource_id, k.http_status, k.grpc_status, k.status_class, k.outcome,
-        k.cause, r.rejection_reason, coalesce(r.cost, 1) AS cost, r.latency_us,
+        k.endpoint, coalesce(r.path, k.endpoint) AS path, r.resource_id, k.http_status, k.grpc_status, k.status_class, k.outcome,
+        k.cause, coalesce(r.rejection_reason, k.rejection_reason) AS rejection_reason, coalesce(r.cost, 1) AS cost, r.latency_us,
         coalesce(r.request_bytes, 0) AS request_bytes, r.response_bytes, r.client_ip, r.segment,
         CASE WHEN k.billable THEN coalesce(r.cost, 1) ELSE 0 END AS billable_cost
     FROM {prefix}new_requests r JOIN {prefix}callers c ON c.id = r.caller_id JOIN {prefix}kinds k ON k.id = r.kind_id;
@@ -368,10 +368,10 @@ COMMENT ON COLUMN {prefix}requests.cost IS 'The cost. NULL: 1.';
 COMMENT ON COLUMN {prefix}requests.latency_us IS 'Microseconds from the request''s arrival to the end of the response.';
 COMMENT ON COLUMN {prefix}requests.request_bytes IS 'The Content-Length of the request. NULL: 0.';
 COMMENT ON COLUMN {prefix}requests.response_bytes IS 'Bytes of the response body that were sent.';
-COMMENT ON COLUMN {prefix}requests.path IS 'The path as received, without the query.';
+COMMENT ON COLUMN {prefix}requests.path IS 'The path as received, without the query. NULL if it is the endpoint.';
 COMMENT ON COLUMN {prefix}requests.request_id IS 'The request id on the wire, if it is not the event id.';
 COMMENT ON COLUMN {prefix}requests.resource_id IS 'The resource that the request was about, as set by the application.';
-COMMENT ON COLUMN {prefix}requests.rejection_reason IS 'Why the request was rejected. NULL unless it was.';
+COMMENT ON COLUMN {prefix}requests.rejection_reason IS 'Why the request was rejected, if it was, and its kind does not say so.';
 COMMENT ON COLUMN {prefix}requests.client_ip IS 'The client''s IP address.';
 
 CREATE TABLE {prefix}rollup_records (

@@ -18,7 +18,7 @@ pub(in crate::backend::sql) const COLUMNS: &str =
 /// The columns of callers `c` and kinds `k`.
 pub(in crate::backend::sql) const ATTRIBUTES: &str =
     "c.key_id, c.owner, k.method, k.endpoint, k.http_status, k.grpc_status, k.outcome, k.cause,
-    k.billable";
+    k.rejection_reason AS kind_rejection_reason, k.billable";
 
 /// Joins requests `r` with their caller and kind. A left join, so that SQLite does not begin with the callers.
 pub(in crate::backend::sql) const JOIN_ATTRIBUTES: &str =
@@ -27,6 +27,10 @@ pub(in crate::backend::sql) const JOIN_ATTRIBUTES: &str =
 
 const NEWEST_FIRST: &str = "ORDER BY time DESC, id DESC";
 
+/// The indexes on ids begin with `segment >> GROUP_BITS`, so that a search has fewer places to look at. Few segments at
+/// a time are inserted into, so it costs little.
+const GROUP_BITS: u32 = 4;
+
 /// The maximum number of pairs of a caller and a kind to look up in the index on both.
 const FEW_SERIES: usize = 500;
 
@@ -34,9 +38,9 @@ const FEW_SERIES: usize = 500;
 pub(super) struct Search<'a> {
     names: &'a Names,
     sql: Statement,
-    /// A subquery of the segments.
+    /// A subquery of the segments, or of groups of them.
     segments: String,
-    /// The conditions on requests `r` of a segment `one`.
+    /// The conditions on requests `r` of `one` of them.
     which: String,
 }
 
@@ -57,10 +61,24 @@ impl<'a> Search<'a> {
         let to = sql.placeholder(Value::Time(Some(times.to)));
         // The times limit the partitions that PostgreSQL reads.
         let mut which = format!(
-            "r.segment = one.number AND r.time >= one.first AND r.time <= one.last
-            AND r.time >= {from} AND r.time <= {to}"
+            "r.time >= one.first AND r.time <= one.last AND r.time >= {from} AND r.time <= {to}"
         );
         let mut and = |condition: String| which.push_str(&format!(" AND {condition}"));
+        let segments = match index {
+            Some(Index::Ids) => {
+                and(format!("(r.segment >> {GROUP_BITS}) = one.number"));
+                let column = dialect.without_index("r.segment");
+                and(sql.is_one_of(names, &column, &numbers));
+                format!(
+                    "SELECT number >> {GROUP_BITS} AS number, min(first) AS first, max(last) AS last
+                    FROM {{prefix}}log_segments WHERE {segment} GROUP BY number >> {GROUP_BITS}"
+                )
+            }
+            _ => {
+                and("r.segment = one.number".into());
+                format!("SELECT number, first, last FROM {{prefix}}log_segments WHERE {segment}")
+            }
+        };
         let column = |column: &str, indexes: [Index; 2]| match index {
             Some(index) if indexes.contains(&index) => column.into(),
             _ => dialect.without_index(column),
@@ -80,7 +98,10 @@ impl<'a> Search<'a> {
         }
         if let Some(reason) = matching.rejection_reason {
             let place = sql.placeholder(reason.as_str());
-            and(format!("r.rejection_reason = {place}"));
+            and(format!(
+                "(r.rejection_reason = {place} OR r.rejection_reason IS NULL AND r.kind_id IN
+                    (SELECT id FROM {{prefix}}kinds WHERE rejection_reason = {place}))"
+            ));
         }
         if let Some(id) = path.resource_id.as_deref() {
             let place = sql.placeholder(id);
@@ -109,9 +130,7 @@ impl<'a> Search<'a> {
         Self {
             names,
             sql,
-            segments: format!(
-                "SELECT number, first, last FROM {{prefix}}log_segments WHERE {segment}"
-            ),
+            segments,
             which,
         }
     }

@@ -120,12 +120,12 @@ fn matching(filter: &LogFilter) -> Vec<Matching> {
 /// How a search finds the requests of a segment.
 fn expected(id: Option<&Id>, filter: &LogFilter, matching: &Matching) -> &'static str {
     match id {
-        Some(Id::Request(_)) => return "by_request_id (segment=? AND request_id=?)",
+        Some(Id::Request(_)) => return "by_request_id (<expr>=? AND request_id=?)",
         Some(Id::Event {
             has_time: false, ..
-        }) => return "by_id (segment=? AND id=?)",
+        }) => return "by_id (<expr>=? AND id=?)",
         Some(Id::Event { has_time: true, .. }) => return "(segment=?)",
-        None if filter.resource_id.is_some() => return "by_resource (segment=? AND resource_id=?)",
+        None if filter.resource_id.is_some() => return "by_resource (<expr>=? AND resource_id=?)",
         None => {}
     }
     match (&matching.callers, &matching.kinds) {

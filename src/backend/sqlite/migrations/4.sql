@@ -134,10 +134,12 @@ CREATE TABLE {prefix}new_requests (
     segment INTEGER NOT NULL,
     caller_id INTEGER NOT NULL,
     kind_id INTEGER NOT NULL,
-    path TEXT NOT NULL,
+    -- NULL if it is the endpoint.
+    path TEXT,
     -- The id on the wire, if it is not the event id.
     request_id TEXT,
     resource_id TEXT,
+    -- Of requests whose kind has none.
     rejection_reason TEXT,
     client_ip TEXT,
     -- Set if the time of the id is not that of the request, to the millisecond.
@@ -145,7 +147,7 @@ CREATE TABLE {prefix}new_requests (
 ) STRICT;
 INSERT INTO {prefix}new_requests
     SELECT r.row, r.time, r.id, r.latency_us, r.response_bytes, r.request_bytes, r.cost, 1 + (r.row >> 14),
-        s.caller_id, s.kind_id, r.path, r.request_id, r.resource_id, r.rejection_reason, r.client_ip,
+        s.caller_id, s.kind_id, nullif(r.path, s.endpoint), r.request_id, r.resource_id, r.rejection_reason, r.client_ip,
         r.id_time_differs
     FROM {prefix}requests r JOIN {prefix}series_numbers s ON s.id = r.series_id ORDER BY r.row;
 
@@ -218,12 +220,12 @@ INSERT INTO {prefix}caller_totals (hours, start)
     SELECT DISTINCT 1, start FROM {prefix}hours_by_outcome UNION SELECT DISTINCT 24, start FROM {prefix}days;
 -- The histograms of caller 0 are those of all callers, one after the other.
 INSERT INTO {prefix}pruned (kind, before) SELECT 'not_compacted', unixepoch() * 1000000 FROM {prefix}hours LIMIT 1;
--- By segment, so that inserts touch few pages.
+-- By segment, or by 16 segments, so that inserts touch few pages.
 CREATE INDEX {prefix}requests_by_caller ON {prefix}requests (segment, caller_id, kind_id);
 CREATE INDEX {prefix}requests_by_kind ON {prefix}requests (segment, kind_id);
-CREATE INDEX {prefix}requests_by_id ON {prefix}requests (segment, id) WHERE id_time_differs IS NOT NULL;
-CREATE INDEX {prefix}requests_by_request_id ON {prefix}requests (segment, request_id) WHERE request_id IS NOT NULL;
-CREATE INDEX {prefix}requests_by_resource ON {prefix}requests (segment, resource_id) WHERE resource_id IS NOT NULL;
+CREATE INDEX {prefix}requests_by_id ON {prefix}requests (segment >> 4, id) WHERE id_time_differs IS NOT NULL;
+CREATE INDEX {prefix}requests_by_request_id ON {prefix}requests (segment >> 4, request_id) WHERE request_id IS NOT NULL;
+CREATE INDEX {prefix}requests_by_resource ON {prefix}requests (segment >> 4, resource_id) WHERE resource_id IS NOT NULL;
 CREATE TRIGGER {prefix}log_pruned_follows AFTER DELETE ON {prefix}requests
     WHEN OLD.row > (SELECT position FROM {prefix}log_pruned)
 BEGIN
@@ -243,9 +245,10 @@ INSERT INTO {prefix}log_segments
     SELECT segment, min(time), max(time), count(*) FROM {prefix}requests GROUP BY segment;
 
 CREATE VIEW {prefix}request_log AS
-    SELECT r.time, r.id, r.request_id, c.key_id, c.owner, k.method, k.endpoint, r.path,
+    SELECT r.time, r.id, r.request_id, c.key_id, c.owner, k.method, k.endpoint,
+        coalesce(r.path, k.endpoint) AS path,
         r.resource_id, k.http_status, k.grpc_status, k.status_class, k.outcome, k.cause,
-        r.rejection_reason, r.cost, r.latency_us, r.request_bytes, r.response_bytes, r.client_ip, r.segment,
+        coalesce(r.rejection_reason, k.rejection_reason) AS rejection_reason, r.cost, r.latency_us, r.request_bytes, r.response_bytes, r.client_ip, r.segment,
         CASE WHEN k.billable THEN r.cost ELSE 0 END AS billable_cost
     FROM {prefix}requests r JOIN {prefix}callers c ON c.id = r.caller_id JOIN {prefix}kinds k ON k.id = r.kind_id;
 CREATE VIEW {prefix}usage_by_minute AS
