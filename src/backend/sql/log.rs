@@ -45,8 +45,9 @@ pub(super) async fn page<S: Session>(
         let Some(matching) = Matching::read(session, names, filter).await? else {
             return Ok(newest);
         };
-        let rollups = Rollups::read(session, names, &matching).await?;
-        for path in access_paths(filter, after) {
+        let paths = access_paths(filter, after);
+        let rollups = Rollups::read(session, names, &matching, &paths).await?;
+        for path in paths {
             let mut segments = Segments::new(&path, rollups.as_ref(), limit as u64);
             loop {
                 let cutoff = newest.get(limit - 1).map(|last| as_micros(last.time));
@@ -82,9 +83,10 @@ pub(super) async fn count<S: Session>(
     let Some(matching) = Matching::read(session, names, filter).await? else {
         return Ok(Count::Exactly(0));
     };
-    let rollups = Rollups::read(session, names, &matching).await?;
+    let paths = access_paths(filter, None);
+    let rollups = Rollups::read(session, names, &matching, &paths).await?;
     let mut count = 0;
-    for path in access_paths(filter, None) {
+    for path in paths {
         let mut segments = Segments::new(&path, rollups.as_ref(), MAX_COUNT);
         loop {
             let step = segments.next(session, names, None).await?;

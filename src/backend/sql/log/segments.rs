@@ -22,7 +22,7 @@ const FIRST_STEP_FOR_IDS: u64 = 1 << 20;
 const LAST_STEP: u64 = 1 << 26;
 
 /// The number of segments to list at first. Each list is four times as long as the one before.
-const FIRST_LIST: i64 = 64;
+const FIRST_LIST: i64 = 16;
 
 pub(super) struct Segment {
     pub(super) number: i64,
@@ -100,7 +100,7 @@ impl<'a> Segments<'a> {
                 None => self.list(session, names).await?,
             }
         }
-        self.step = (self.step * 4).min(LAST_STEP);
+        self.step = (events.max(self.step) * 4).min(LAST_STEP);
         Ok(segments)
     }
 
@@ -173,12 +173,17 @@ pub(super) struct Rollups {
 }
 
 impl Rollups {
-    /// `None` if any caller and kind matches, or too many callers to look up.
+    /// `None` if any caller and kind matches, or too many callers to look up, or if all access paths have ids, which
+    /// take less time to look up.
     pub(super) async fn read<S: Session>(
         session: &mut S,
         names: &Names,
         matching: &Matching,
+        paths: &[AccessPath],
     ) -> Result<Option<Self>, SqlError> {
+        if paths.iter().all(AccessPath::has_ids) {
+            return Ok(None);
+        }
         let callers = match &matching.callers {
             Callers::Few(callers) => callers.clone(),
             _ if matching.kinds.is_some() => vec![ALL_CALLERS.into()],
