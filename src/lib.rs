@@ -62,7 +62,7 @@
 //! | [`usage`] | Usage accounting: [`UsageEvent`](usage::UsageEvent), [`Recorder`](usage::Recorder), [`UsageSink`](usage::UsageSink), [`UsageReader`](usage::UsageReader), [`summary`](usage::summary), [`Export`](usage::Export), [`Spool`](usage::Spool) |
 //! | [`backend`] | Storage for keys and usage: [`MemoryBackend`](backend::MemoryBackend), `SqliteBackend`, `PostgresBackend`; their tables: `backend::schema` |
 //! | `dashboard` | The web dashboard and its JSON API: `Dashboard`, and `Guard`, which authenticates its users. `SelfServiceApi` in the crate root is a JSON API for callers to inspect their own key |
-//! | `conformance` | Test suites for custom stores and backends |
+//! | `conformance` | Test suites for custom stores, backends and limiters |
 //! | `testing` | Test helpers for services that use the layer |
 //!
 //! # Features
@@ -80,7 +80,7 @@
 //! | `password-hashes` | `PasswordHashes`: import of keys with bcrypt or Argon2 hashes, which are replaced on first use |
 //! | `recoverable` | `key::Vault`, which encrypts secrets under the application's encryption key so that they can be revealed again |
 //! | `dashboard` | Pages and a JSON API to create, monitor, rotate and delete keys, behind a `Guard` |
-//! | `conformance` | Test suites for custom stores and backends |
+//! | `conformance` | Test suites for custom stores, backends and limiters |
 //! | `testing` | A manual clock, ready-made keys and a recorder to inspect, for tests of services that use the layer |
 //! | `full` | All of the above except `sqlite-unbundled` |
 //!

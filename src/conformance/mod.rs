@@ -1,4 +1,4 @@
-//! Conformance test suites for custom stores and backends.
+//! Conformance test suites for custom stores, backends and limiters.
 //!
 //! Each suite is an async function that exercises an implementation. It panics at the first broken rule, with
 //! the rule, the expected value and the actual one. Run the suites in your own tests, on the concrete type and
@@ -25,6 +25,7 @@
 //! | [`KeyAdmin`](crate::key::KeyAdmin) | [`key_admin`] |
 //! | [`UsageSink`](crate::usage::UsageSink) and [`UsageReader`](crate::usage::UsageReader) | [`usage`] |
 //! | all of the above | [`backend`] |
+//! | [`Limiter`](crate::limit::Limiter) | [`limiter`] |
 //!
 //! # Requirements
 //!
@@ -39,8 +40,10 @@ mod assert;
 mod backend_suite;
 mod fixture;
 mod keys;
+mod limiter;
 mod usage;
 
 pub use backend_suite::backend;
 pub use keys::{key_admin, key_store};
+pub use limiter::limiter;
 pub use usage::usage;

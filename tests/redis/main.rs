@@ -171,6 +171,12 @@ mod exact_shared_limits {
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn conformance_suite_passes() {
+        let server = Server::start();
+        keytally::conformance::limiter(&RedisLimiter::new(config(&server))).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn rejections_are_remembered() {
         let server = Server::start();
         let limiter = RedisLimiter::new(config(&server));

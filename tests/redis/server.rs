@@ -1,4 +1,6 @@
-//! A Redis server for tests.
+//! A Redis server for tests and benchmarks.
+
+#![allow(dead_code)]
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -67,12 +69,22 @@ impl Server {
         self.try_command(command).unwrap()
     }
 
+    /// The whole response to a command.
+    pub(crate) fn response(&self, command: &str) -> String {
+        self.try_response(command).unwrap()
+    }
+
     fn try_command(&self, command: &str) -> Option<String> {
+        let response = self.try_response(command)?;
+        response.lines().next().map(str::to_owned)
+    }
+
+    fn try_response(&self, command: &str) -> Option<String> {
         let mut stream = TcpStream::connect(("127.0.0.1", self.port)).ok()?;
         write!(stream, "{command}\r\nQUIT\r\n").ok()?;
         let mut response = String::new();
         stream.read_to_string(&mut response).ok()?;
-        response.lines().next().map(str::to_owned)
+        Some(response)
     }
 }
 

@@ -1,6 +1,7 @@
 //! The conformance suites pass for correct backends and fail for a backend that violates any rule.
 
 mod faulty;
+mod limiter;
 
 use std::sync::Arc;
 
