@@ -1,7 +1,7 @@
 //! Queries of the request log.
 //!
-//! The log is divided into segments of several thousand requests that arrived around the same time. All indexes begin
-//! with the segment, so that inserts touch few pages. A query searches segments from the latest to the earliest, in steps
+//! The log is divided into segments of several thousand requests that arrived around the same time. Indexes begin with
+//! the segment, or a group of segments, so that inserts touch few pages. A query searches segments from the latest to the earliest, in steps
 //! that grow, until it has enough requests. Rollups by hour and minute show which segments may have requests of the
 //! matching callers and kinds.
 
