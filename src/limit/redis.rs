@@ -192,6 +192,7 @@ impl Limiter for RedisLimiter {
             Ok(Limit {
                 name: limit.shared_name().clone(),
                 rate: Rate::of(limit)?,
+                arrival: AtomicU64::new(0),
             })
         });
         let account = Arc::new(Account {
@@ -202,7 +203,9 @@ impl Limiter for RedisLimiter {
             fallback: self.config.fallback,
             local,
             owed: AtomicU64::new(0),
+            outage: AtomicU64::new(0),
             latest: Mutex::new(None),
+            decided_at: AtomicU64::new(0),
             own_time: self.config.own_time,
         });
         let mut accounts = self

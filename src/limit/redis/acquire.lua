@@ -1,19 +1,29 @@
 -- Charges costs to limits by the generic cell rate algorithm, each to all limits of an account or to none.
 --
--- KEYS: a hash for each account, with a field for each limit: its theoretical arrival time, as "seconds.nanoseconds".
--- ARGV[1], ARGV[2]: now in seconds and nanoseconds; empty for the time of the server.
--- Then for each account the number of operations, and for each of these the number of limits, and for each of these:
---   1 name   2, 3 the time of the cost   4, 5 the time of the whole burst
---   6, 7 the time to return   8, 9 the time to consume in any case   10, 11 the latest known arrival time
+-- KEYS: a hash for each account, with a field for each limit: its theoretical arrival time, as "seconds.nanoseconds". The
+-- field without a name is the second up to which the hash is kept.
+-- ARGV[1]: now; empty for the time of the server.
+-- ARGV[2]: for each account the number of limits and their names, and the number of operations. For each operation the
+-- number of its limits, and for each of these:
+--   its number among the names      the time of the cost        the time of the whole burst
+--   the time to return before       the time to consume in any case       the latest known arrival time
 --
 -- Returns now, and for each operation 1 if it is allowed, otherwise 0, and the arrival time of each limit. Times are pairs
 -- of seconds and nanoseconds, since Lua's numbers cannot represent nanoseconds since 1970.
 
-local now_s, now_n = tonumber(ARGV[1]), tonumber(ARGV[2])
-if not now_s then
-    local time = redis.call('TIME')
+-- The seconds that a hash is kept longer than needed, so that its expiry is seldom set.
+local SPARE = 60
+
+local read, call = struct.unpack, redis.call
+local now_s, now_n
+if ARGV[1] == '' then
+    local time = call('TIME')
     now_s, now_n = tonumber(time[1]), tonumber(time[2]) * 1000
+else
+    now_s, now_n = read('<I4I4', ARGV[1])
 end
+local input, position = ARGV[2], 1
+local result, size = { now_s, now_n }, 2
 
 local function less(a_s, a_n, b_s, b_n)
     return a_s < b_s or (a_s == b_s and a_n < b_n)
@@ -35,97 +45,83 @@ local function subtract(a_s, a_n, b_s, b_n)
     return s, n
 end
 
-local result = { now_s, now_n }
-local position = 3
-
--- One operation on an account, whose arrival times are in `known` and changed ones in `changed`.
-local function run(known, changed)
-    local count = tonumber(ARGV[position])
-    position = position + 1
-    local limits, allowed = {}, 1
-    for index = 1, count do
-        local function pair(offset)
-            return tonumber(ARGV[position + offset]), tonumber(ARGV[position + offset + 1])
-        end
-        local name = ARGV[position]
-        local cost_s, cost_n = pair(1)
-        local burst_s, burst_n = pair(3)
-        local back_s, back_n = pair(5)
-        local owed_s, owed_n = pair(7)
-        local seen_s, seen_n = pair(9)
-        position = position + 11
-        local stored = known[name]
-        local s, n = stored.s, stored.n
-        if less(s, n, seen_s, seen_n) then
-            s, n = seen_s, seen_n
-        end
-        s, n = subtract(s, n, back_s, back_n)
-        if less(s, n, now_s, now_n) then
-            s, n = now_s, now_n
-        end
-        local most_s, most_n = add(now_s, now_n, burst_s, burst_n)
-        s, n = add(s, n, owed_s, owed_n)
-        if less(most_s, most_n, s, n) then
-            s, n = most_s, most_n
-        end
-        local after_s, after_n = add(s, n, cost_s, cost_n)
-        if less(most_s, most_n, after_s, after_n) then
-            allowed = 0
-        end
-        limits[index] = { name = name, s = s, n = n, after_s = after_s, after_n = after_n }
-    end
-    result[#result + 1] = allowed
-    for _, limit in ipairs(limits) do
-        if allowed == 1 then
-            limit.s, limit.n = limit.after_s, limit.after_n
-        end
-        result[#result + 1] = limit.s
-        result[#result + 1] = limit.n
-        local stored = known[limit.name]
-        local is_used = less(now_s, now_n, stored.s, stored.n) or less(now_s, now_n, limit.s, limit.n)
-        if is_used and (stored.s ~= limit.s or stored.n ~= limit.n) then
-            changed[limit.name] = true
-        end
-        known[limit.name] = { s = limit.s, n = limit.n }
-    end
-end
-
--- The arrival times of an account by name. Read as needed.
-local function arrivals(key)
-    return setmetatable({}, {
-        __index = function(known, name)
-            local text = redis.call('HGET', key, name)
-            local s, n = string.match(text or '', '^(%d+)%.(%d+)$')
-            local arrival = { s = tonumber(s) or 0, n = tonumber(n) or 0 }
-            rawset(known, name, arrival)
-            return arrival
-        end,
-    })
-end
-
 for _, key in ipairs(KEYS) do
-    local operations = tonumber(ARGV[position])
-    position = position + 1
-    local known, changed = arrivals(key), {}
-    for _ = 1, operations do
-        run(known, changed)
+    local names, count, operations = {}, nil, nil
+    count, position = read('<I2', input, position)
+    for index = 1, count do
+        names[index], position = read('Bc0', input, position)
     end
-    local fields, latest_s, latest_n = {}, now_s, now_n
-    for name in pairs(changed) do
-        local arrival = known[name]
-        fields[#fields + 1] = name
-        fields[#fields + 1] = string.format('%d.%09d', arrival.s, arrival.n)
-        if less(latest_s, latest_n, arrival.s, arrival.n) then
-            latest_s, latest_n = arrival.s, arrival.n
+    names[count + 1] = ''
+    local stored = call('HMGET', key, unpack(names))
+    local known_s, known_n, changed = {}, {}, {}
+    for index = 1, count do
+        local text = stored[index]
+        known_s[index] = text and tonumber(string.sub(text, 1, -11)) or 0
+        known_n[index] = text and tonumber(string.sub(text, -9)) or 0
+    end
+
+    operations, position = read('<I2', input, position)
+    for _ = 1, operations do
+        local limits, allowed
+        limits, position = read('B', input, position)
+        allowed = 1
+        local indices, before_s, before_n, after_s, after_n = {}, {}, {}, {}, {}
+        for limit = 1, limits do
+            local index, cost_s, cost_n, burst_s, burst_n, back_s, back_n, owed_s, owed_n, seen_s, seen_n
+            index, cost_s, cost_n, burst_s, burst_n, back_s, back_n, owed_s, owed_n, seen_s, seen_n, position =
+                read('<I2I4I4I4I4I4I4I4I4I4I4', input, position)
+            local s, n = known_s[index], known_n[index]
+            if less(s, n, seen_s, seen_n) then
+                s, n = seen_s, seen_n
+            end
+            s, n = subtract(s, n, back_s, back_n)
+            if less(s, n, now_s, now_n) then
+                s, n = now_s, now_n
+            end
+            local most_s, most_n = add(now_s, now_n, burst_s, burst_n)
+            s, n = add(s, n, owed_s, owed_n)
+            if less(most_s, most_n, s, n) then
+                s, n = most_s, most_n
+            end
+            local next_s, next_n = add(s, n, cost_s, cost_n)
+            if less(most_s, most_n, next_s, next_n) then
+                allowed = 0
+            end
+            indices[limit], before_s[limit], before_n[limit] = index, s, n
+            after_s[limit], after_n[limit] = next_s, next_n
         end
+        size = size + 1
+        result[size] = allowed
+        if allowed == 0 then
+            after_s, after_n = before_s, before_n
+        end
+        for limit = 1, limits do
+            local index, s, n = indices[limit], after_s[limit], after_n[limit]
+            result[size + 1], result[size + 2] = s, n
+            size = size + 2
+            local known = less(now_s, now_n, known_s[index], known_n[index])
+            if (known or less(now_s, now_n, s, n)) and (known_s[index] ~= s or known_n[index] ~= n) then
+                changed[index] = true
+            end
+            known_s[index], known_n[index] = s, n
+        end
+    end
+
+    local fields, latest = {}, 0
+    for index in pairs(changed) do
+        fields[#fields + 1] = names[index]
+        fields[#fields + 1] = string.format('%d.%09d', known_s[index], known_n[index])
+        latest = math.max(latest, known_s[index] + 1)
     end
     if #fields > 0 then
-        redis.call('HSET', key, unpack(fields))
-        -- One limit may outlast those that were changed.
-        local wait_s = latest_s - now_s + 1
-        local left = redis.call('PTTL', key)
-        if left < wait_s * 1000 then
-            redis.call('PEXPIRE', key, wait_s * 1000)
+        -- A limit may outlast those that were changed.
+        if (tonumber(stored[count + 1]) or 0) < latest then
+            fields[#fields + 1] = ''
+            fields[#fields + 1] = latest + SPARE
+            call('HSET', key, unpack(fields))
+            call('EXPIRE', key, latest + SPARE - now_s)
+        else
+            call('HSET', key, unpack(fields))
         end
     end
 end

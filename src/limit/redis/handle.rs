@@ -14,8 +14,8 @@ use crate::limit::local::AccountHandle;
 use crate::limit::rate::Rate;
 use crate::limit::{Decision, LimitError, LimitHandle, LimitResponse};
 
-/// The maximum age of a decision from which rejections follow. Other processes may have returned costs meanwhile.
-const MAX_AGE: Duration = Duration::from_secs(1);
+/// The maximum age of a decision from which rejections follow, in nanoseconds. Other processes may have returned costs meanwhile.
+const MAX_AGE: u64 = 1_000_000_000;
 
 /// How requests are limited while Redis is unavailable.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -46,7 +46,11 @@ pub(super) struct Account {
     pub(super) local: AccountHandle,
     /// The cost that was admitted while Redis was unavailable.
     pub(super) owed: AtomicU64,
-    pub(super) latest: Mutex<Option<Latest>>,
+    /// The outage for which `local` has the usage that was seen.
+    pub(super) outage: AtomicU64,
+    pub(super) latest: Mutex<Option<Outcome>>,
+    /// When the latest decision was made, in nanoseconds of the process, plus 1. 0 without any.
+    pub(super) decided_at: AtomicU64,
     /// Whether decisions use the time of this process.
     pub(super) own_time: bool,
 }
@@ -55,13 +59,8 @@ pub(super) struct Account {
 pub(super) struct Limit {
     pub(super) name: Arc<str>,
     pub(super) rate: Rate,
-}
-
-/// The latest decision. Other requests make the arrival times later, so what it rejects, Redis would.
-#[derive(Debug)]
-pub(super) struct Latest {
-    at: Now,
-    outcome: Outcome,
+    /// The arrival time after the latest decision, in nanoseconds of the process.
+    pub(super) arrival: AtomicU64,
 }
 
 impl LimitHandle for RedisHandle {
@@ -117,7 +116,7 @@ impl Account {
     fn seen(&self) -> SmallVec<[u64; 1]> {
         let latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
         match &*latest {
-            Some(latest) => latest.outcome.arrivals.clone(),
+            Some(latest) => latest.arrivals.clone(),
             None => smallvec![0; self.limits.len()],
         }
     }
@@ -142,23 +141,31 @@ impl Account {
     fn decide(&self, outcome: Outcome, cost: u32, now: Now) -> Decision {
         // Allowed costs are already in the arrival times.
         let cost = if outcome.is_allowed { 0 } else { cost };
-        let decision = self.decision(&outcome.arrivals, outcome.now, cost);
+        let usages = outcome.arrivals.iter();
+        let usages = usages.map(|arrival| arrival.saturating_sub(outcome.now));
+        let decision = self.decision(usages.clone(), cost);
         let mut latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
         let order = |outcome: &Outcome| (outcome.now, outcome.arrivals.clone());
         if latest
             .as_ref()
-            .is_none_or(|latest| order(&latest.outcome) <= order(&outcome))
+            .is_none_or(|latest| order(latest) <= order(&outcome))
         {
-            *latest = Some(Latest { at: now, outcome });
+            let now = now.elapsed_nanos();
+            for (limit, usage) in self.limits.iter().zip(usages) {
+                let arrival = now.saturating_add(usage);
+                limit.arrival.store(arrival, Ordering::Relaxed);
+            }
+            self.decided_at
+                .store(now.saturating_add(1), Ordering::Release);
+            *latest = Some(outcome);
         }
         decision
     }
 
-    /// The decision about a cost with these arrival times.
-    fn decision(&self, arrivals: &[u64], now: u64, cost: u32) -> Decision {
+    /// The decision about a cost with these usages.
+    fn decision(&self, usages: impl Iterator<Item = u64>, cost: u32) -> Decision {
         let mut decision = Decision::default();
-        for (limit, &arrival) in self.limits.iter().zip(arrivals) {
-            let usage = arrival.saturating_sub(now);
+        for (limit, usage) in self.limits.iter().zip(usages) {
             let index = decision.push(limit.rate.status(usage));
             if let Err(exceeded) = limit.rate.after(usage, cost) {
                 decision.deny(index, exceeded.wait);
@@ -167,16 +174,18 @@ impl Account {
         decision
     }
 
-    /// The rejection of this cost, if it follows from the latest decision.
+    /// The rejection of this cost, if it follows from the latest decision: other requests make the arrival times later,
+    /// so Redis would reject it, too.
     fn rejection(&self, cost: u32, now: Now) -> Option<Decision> {
-        let latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
-        let Latest { at, outcome } = latest.as_ref()?;
-        let elapsed = now.since(*at);
-        if elapsed > MAX_AGE {
+        let now = now.elapsed_nanos();
+        let decided_at = self.decided_at.load(Ordering::Acquire).checked_sub(1)?;
+        if now.saturating_sub(decided_at) > MAX_AGE {
             return None;
         }
-        let now = outcome.now.saturating_add(duration_nanos(elapsed));
-        let decision = self.decision(&outcome.arrivals, now, cost);
+        let usage = |limit: &Limit| limit.arrival.load(Ordering::Relaxed).saturating_sub(now);
+        let is_exceeded = |limit: &Limit| limit.rate.after(usage(limit), cost).is_err();
+        let is_rejected = self.limits.iter().any(is_exceeded);
+        let decision = is_rejected.then(|| self.decision(self.limits.iter().map(usage), cost))?;
         (!decision.is_allowed()).then_some(decision)
     }
 
@@ -186,10 +195,14 @@ impl Account {
         let cost = cost.saturating_sub(charged);
         let response = match self.fallback {
             RedisFallback::Local { .. } => {
-                let time = nanos(now.timestamp());
-                let usages = self.seen().into_iter();
-                let usages = usages.map(|seen| seen.saturating_sub(time));
-                self.local.raise(usages, now);
+                let outage = self.shared.failures.load(Ordering::Relaxed);
+                if !self.shared.is_open() || self.outage.load(Ordering::Acquire) != outage {
+                    let time = nanos(now.timestamp());
+                    let usages = self.seen().into_iter();
+                    let usages = usages.map(|seen| seen.saturating_sub(time));
+                    self.local.raise(usages, now);
+                    self.outage.store(outage, Ordering::Release);
+                }
                 self.local.acquire(cost, now)
             }
             RedisFallback::Reject => {

@@ -54,18 +54,32 @@ pub(super) fn push_arguments(
     for (key, _) in accounts {
         command.arg(*key);
     }
-    match now {
-        Some(now) => push_time(command, now),
-        None => {
-            command.arg("").arg("");
-        }
+    let mut time = Vec::new();
+    if let Some(now) = now {
+        push_time(&mut time, now);
     }
+    command.arg(time);
+    let mut input = Vec::new();
     for (_, operations) in accounts {
-        command.arg(operations.len());
+        let mut names: SmallVec<[&Arc<str>; 4]> = SmallVec::new();
+        for charge in operations.iter().flat_map(|operation| &operation.0) {
+            if !names.contains(&&charge.name) {
+                names.push(&charge.name);
+            }
+        }
+        // Both are few, as operations and limits of a key are.
+        input.extend_from_slice(&(names.len() as u16).to_le_bytes());
+        for name in &names {
+            input.push(name.len() as u8);
+            input.extend_from_slice(name.as_bytes());
+        }
+        input.extend_from_slice(&(operations.len() as u16).to_le_bytes());
         for Operation(charges) in operations {
-            command.arg(charges.len());
+            input.push(charges.len() as u8);
             for charge in charges {
-                command.arg(&*charge.name);
+                let number = names.iter().position(|name| **name == charge.name);
+                let number = number.map_or(0, |number| number + 1) as u16;
+                input.extend_from_slice(&number.to_le_bytes());
                 for time in [
                     charge.cost,
                     charge.burst,
@@ -73,15 +87,20 @@ pub(super) fn push_arguments(
                     charge.owed,
                     charge.seen,
                 ] {
-                    push_time(command, time);
+                    push_time(&mut input, time);
                 }
             }
         }
     }
+    command.arg(input);
 }
 
-fn push_time(command: &mut Cmd, nanos: u64) {
-    command.arg(nanos / SECOND).arg(nanos % SECOND);
+/// Appends a time of at most 136 years, which is more than any limit takes.
+fn push_time(input: &mut Vec<u8>, nanos: u64) {
+    let (seconds, nanos) = (nanos / SECOND, (nanos % SECOND) as u32);
+    let seconds = u32::try_from(seconds).unwrap_or(u32::MAX);
+    input.extend_from_slice(&seconds.to_le_bytes());
+    input.extend_from_slice(&nanos.to_le_bytes());
 }
 
 /// Decodes the result for operations with these numbers of limits.
