@@ -15,7 +15,8 @@ use crate::id::KeyId;
 /// Tracks the rate limit usage of keys.
 ///
 /// Implement [`attach`](Self::attach), and [`LimitHandle`] for the handle that it returns. Neither trait is async:
-/// a handle with remote state returns [`LimitResponse::Pending`] with a boxed future.
+/// a handle with remote state returns [`LimitResponse::Pending`] with a boxed future. The feature `conformance` has a test
+/// suite for limiters.
 ///
 /// The layer attaches the limits of a key when it loads the key from the store, and calls the [`LimitHandle`] on
 /// every request. The subject is the [lineage](crate::key::Key::lineage) of the key, so that rotation neither
