@@ -36,8 +36,11 @@ struct Row {
     imported: bool,
     revoked: Option<i64>,
     rotated_from: Option<String>,
+    replaced_by: Option<String>,
     lineage: String,
-    last_used: Option<i64>,
+    first_accepted: Option<i64>,
+    last_accepted: Option<i64>,
+    rejected_since: u64,
     hint: String,
 }
 
@@ -65,8 +68,11 @@ impl Row {
             imported: key.imported,
             revoked: micros(key.revoked_at),
             rotated_from: key.rotated_from.map(|id| id.to_string()),
+            replaced_by: key.replaced_by.map(|id| id.to_string()),
             lineage: key.lineage.to_string(),
-            last_used: micros(key.last_used_at),
+            first_accepted: micros(key.first_accepted_at),
+            last_accepted: micros(key.last_accepted_at),
+            rejected_since: key.rejected_since,
             hint: key.hint.clone(),
         })
     }
@@ -92,8 +98,11 @@ impl Row {
         key.imported = self.imported;
         key.revoked_at = time(self.revoked)?;
         key.rotated_from = self.rotated_from.map(|id| id.parse()).transpose()?;
+        key.replaced_by = self.replaced_by.map(|id| id.parse()).transpose()?;
         key.lineage = self.lineage.parse()?;
-        key.last_used_at = time(self.last_used)?;
+        key.first_accepted_at = time(self.first_accepted)?;
+        key.last_accepted_at = time(self.last_accepted)?;
+        key.rejected_since = self.rejected_since;
         key.hint = self.hint;
         let digest = self.digest.parse()?;
         Ok(KeyRecord {
@@ -199,6 +208,13 @@ impl KeyAdmin for MyStore {
         let key = {
             let mut rows = self.begin();
             let mut old = existing(&rows, id)?;
+            if old
+                .key
+                .replaced_by
+                .is_some_and(|new| !rows.contains_key(&new))
+            {
+                old.key.replaced_by = None;
+            }
             let new = old.rotate(&rotation)?;
             if rows.contains_key(&new.key.id) {
                 return Err(StoreError::Conflict(new.key.id));

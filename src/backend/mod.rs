@@ -1,5 +1,6 @@
 //! Storage backends for keys and usage.
 
+mod key_activity;
 mod memory;
 #[cfg(feature = "postgres")]
 mod postgres;

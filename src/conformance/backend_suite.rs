@@ -7,7 +7,8 @@ use super::fixture::Fixture;
 use super::{key_admin, usage};
 use crate::key::{Actor, KeyAdmin, KeyUpdate};
 use crate::usage::{
-    Batch, SummaryQuery, SummarySpec, UsageEvent, UsageRange, UsageReader, UsageSink,
+    Batch, Cause, Outcome, RejectionReason, SummaryQuery, SummarySpec, UsageEvent, UsageRange,
+    UsageReader, UsageSink,
 };
 
 /// Checks a complete backend: [`key_admin`], [`usage`](fn@usage) and the rules that connect the two.
@@ -16,22 +17,23 @@ use crate::usage::{
 ///
 /// If the backend breaks a rule of these suites, or one of the following:
 ///
-/// - A key's last use is the time of its newest event, or up to a minute before it, whatever order the events are
-///   written in. Neither a batch that is written again nor a change to the key sets it back.
+/// - A key's first and last accepted request are those of its events without a rejection reason, and the number of
+///   requests rejected since is that of its later events with one, whatever order the events are written in. A batch
+///   that is written again does not count again, and a change to the key does not reset them.
 /// - Usage of a key that does not exist is accepted, and usage is kept when its key is deleted.
 pub async fn backend<B: KeyAdmin + UsageSink + UsageReader + ?Sized>(backend: &B) {
     key_admin(backend).await;
     usage(backend).await;
-    last_use_follows_usage(backend).await;
+    accepted_and_rejected_requests_follow_usage(backend).await;
 }
 
-async fn last_use_follows_usage<B>(backend: &B)
+async fn accepted_and_rejected_requests_follow_usage<B>(backend: &B)
 where
     B: KeyAdmin + UsageSink + UsageReader + ?Sized,
 {
     let fixture = Fixture::new();
     let mut used = fixture.record("Used");
-    let mut unused = fixture.record("Not used");
+    let unused = fixture.record("Not used");
     let unknown = fixture.record("Never created").key.id;
     for record in [&used, &unused] {
         succeeds(
@@ -45,27 +47,62 @@ where
         event.key = Some(key);
         event
     };
-    // More than a minute apart.
-    let rule = "a key's last use is the time of its newest event";
-    let newest = Batch::new(vec![
+    let rejected = |key, seconds| UsageEvent {
+        rejection_reason: Some(RejectionReason::Revoked),
+        outcome: Outcome::Failed,
+        cause: Some(Cause::Rejected),
+        ..event(key, seconds)
+    };
+    let rule = "first_accepted_at, last_accepted_at and rejected_since are those of the events written so far";
+    let newest = vec![
         event(id, 200),
+        rejected(id, 90),
         event(id, 100),
+        rejected(id, 150),
         event(unknown, 1),
         event(id, 300),
-    ]);
-    for (batch, last_used) in [
-        (Batch::new(vec![event(id, 400), event(unknown, 2)]), 400),
-        (newest.clone(), 100),
-        (Batch::new(vec![event(id, 150)]), 100),
-        (newest, 100),
+    ];
+    // The ages of the events, and then those of the first and the last accepted one, and the number rejected since.
+    for (batch, [first, last], since) in [
+        (vec![rejected(id, 450), rejected(id, 350)], [None; 2], 2),
+        (vec![event(id, 400), event(unknown, 2)], [Some(400); 2], 1),
+        (vec![event(id, 350)], [Some(400), Some(350)], 0),
+        (
+            vec![rejected(id, 250), rejected(id, 350)],
+            [Some(400), Some(350)],
+            1,
+        ),
+        (newest, [Some(400), Some(100)], 1),
+        (
+            vec![event(id, 150), rejected(id, 120)],
+            [Some(400), Some(100)],
+            1,
+        ),
+        (
+            vec![rejected(id, 90), rejected(id, 50)],
+            [Some(400), Some(100)],
+            3,
+        ),
+        // Written late.
+        (
+            vec![event(id, 70), event(id, 500)],
+            [Some(500), Some(70)],
+            1,
+        ),
     ] {
-        succeeds(
-            backend.write(&batch).await,
-            "usage of an unknown key is accepted",
-        );
-        used.key.last_used_at = Some(fixture.before(Duration::from_secs(last_used)));
-        let found = succeeds(backend.find(id).await, "a key lookup succeeds");
-        equal(&found, &Some(used.clone()), rule);
+        let batch = Batch::new(batch);
+        for _ in 0..2 {
+            succeeds(
+                backend.write(&batch).await,
+                "usage of an unknown key is accepted",
+            );
+            let time = |age: Option<u64>| age.map(|age| fixture.before(Duration::from_secs(age)));
+            used.key.first_accepted_at = time(first);
+            used.key.last_accepted_at = time(last);
+            used.key.rejected_since = since;
+            let found = succeeds(backend.find(id).await, "a key lookup succeeds");
+            equal(&found, &Some(used.clone()), rule);
+        }
     }
     used.key.name = "Renamed".into();
     let renamed = backend
@@ -74,18 +111,21 @@ where
     equal(
         &succeeds(renamed, "updating a key succeeds"),
         &used.key,
-        "changing a key does not change its last use",
+        "changing a key does not change when requests were accepted",
     );
 
-    unused.key.last_used_at = None;
     let found = succeeds(backend.find(unused.key.id).await, "a key lookup succeeds");
-    equal(&found, &Some(unused), "an unused key has no last use");
+    equal(
+        &found,
+        &Some(unused),
+        "no request of an unused key was accepted",
+    );
 
     succeeds(
         backend.delete(id, Actor::SYSTEM).await,
         "deleting a key succeeds",
     );
-    for (key, count) in [(id, 5), (unknown, 2)] {
+    for (key, count) in [(id, 17), (unknown, 2)] {
         let query = SummaryQuery::new(UsageRange::new().key(key), SummarySpec::new());
         let summary = succeeds(backend.summary(&query).await, "a summary query succeeds");
         let rule = "usage is kept whether or not its key exists";

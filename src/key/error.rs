@@ -88,6 +88,14 @@ pub enum StoreError {
         /// The status of the key.
         status: KeyStatus,
     },
+    /// The key has been replaced in a rotation, so that it cannot be rotated again.
+    #[error("key {id} has been replaced by key {replaced_by}; rotate that key instead")]
+    Replaced {
+        /// The key.
+        id: KeyId,
+        /// The key that replaced it.
+        replaced_by: KeyId,
+    },
     /// The record has an encrypted secret, which the store does not support.
     #[error("the store does not support recoverable secrets")]
     SecretsNotSupported,

@@ -34,7 +34,7 @@ use crate::parse_error::ParseError;
 /// let hash = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08";
 /// let key = ImportedKey::from_digest(NewKey::new("Nightly export"), Digest::from_sha256(hash))
 ///     .created_at("2024-03-01T09:30:00Z".parse()?)
-///     .last_used_at(Some("2026-10-31T22:15:00Z".parse()?))
+///     .last_accepted_at(Some("2026-10-31T22:15:00Z".parse()?))
 ///     .hint("sk-…9xQ2");
 /// # Ok(()) }
 /// ```
@@ -44,7 +44,7 @@ pub struct ImportedKey {
     new: NewKey,
     source: Source,
     created_at: Option<Timestamp>,
-    last_used_at: Option<Timestamp>,
+    last_accepted_at: Option<Timestamp>,
     disabled: bool,
     hint: Option<String>,
 }
@@ -110,7 +110,7 @@ impl ImportedKey {
             new,
             source,
             created_at: None,
-            last_used_at: None,
+            last_accepted_at: None,
             disabled: false,
             hint: None,
         }
@@ -122,9 +122,9 @@ impl ImportedKey {
         self
     }
 
-    /// Sets when the key was last used. `None` by default.
-    pub fn last_used_at(mut self, time: Option<Timestamp>) -> Self {
-        self.last_used_at = time;
+    /// Sets when a request of the key was last accepted. `None` by default.
+    pub fn last_accepted_at(mut self, time: Option<Timestamp>) -> Self {
+        self.last_accepted_at = time;
         self
     }
 
@@ -171,7 +171,7 @@ impl ImportedKey {
         let hint = self.hint.clone().unwrap_or_else(hint);
         let new = self.new.clone();
         let mut key = new.into_key(id, hint, self.created_at.unwrap_or(now))?;
-        key.last_used_at = self.last_used_at.map(whole_micros);
+        key.last_accepted_at = self.last_accepted_at.map(whole_micros);
         key.disabled = self.disabled;
         key.imported = true;
         key.validate()?;
@@ -193,7 +193,7 @@ pub struct ImportReport {
     pub existing: u64,
     /// Keys that already existed with other values, because the key or the import has changed, or that were deleted
     /// meanwhile. They were left unchanged. A key that was disabled in the other system after an earlier import is one of
-    /// these; the time of the last use is not compared.
+    /// these; the time of the last accepted request is not compared.
     pub different: Vec<KeyId>,
     /// Keys that cannot be imported.
     pub rejected: Vec<RejectedImport>,
@@ -439,7 +439,7 @@ fn comparable(key: &Key) -> Key {
     Key {
         disabled: false,
         revoked_at: None,
-        last_used_at: None,
+        last_accepted_at: None,
         ..key.clone()
     }
 }

@@ -57,7 +57,6 @@ pub use update::KeyUpdate;
 pub(crate) use cache::{CacheLookup, CachedKey};
 #[cfg(test)]
 pub(crate) use digest::tests::{COMPUTED, Computed};
-pub(crate) use error::check_time;
 #[cfg(feature = "dashboard")]
 pub(crate) use identify::identify;
 pub(crate) use imported_format::ImportCandidate;

@@ -85,7 +85,7 @@ impl KeyQuery {
         self
     }
 
-    /// Lists only keys created before this time and not used since, as of the usage written so far.
+    /// Lists only keys created before this time and without an accepted request since, as of the usage written so far.
     #[must_use]
     pub fn unused_since(mut self, time: Timestamp) -> Self {
         self.unused_since = Some(time);
@@ -140,7 +140,7 @@ impl KeyQuery {
             && self.wanted_ids().is_none_or(|ids| ids.contains(&key.id))
             && self
                 .unused_since
-                .is_none_or(|time| key.created_at < time && key.last_used_at < Some(time))
+                .is_none_or(|time| key.created_at < time && key.last_accepted_at < Some(time))
             && self
                 .imported
                 .is_none_or(|imported| key.imported == imported)
@@ -172,7 +172,7 @@ mod tests {
         let micro = jiff::SignedDuration::from_micros(1);
         let key = Key {
             owner: Some("acme".into()),
-            last_used_at: Some(day),
+            last_accepted_at: Some(day),
             expires_at: Some(next),
             ..Key::new("3fK9aB0000zzZZ19".parse().unwrap(), "Zapier", day)
         };
@@ -207,8 +207,8 @@ mod tests {
         }
         let mutations: [fn(&mut Key, Timestamp); 4] = [
             |key, _| key.owner = None,
-            |key, later| key.last_used_at = Some(later),
-            |key, later| (key.created_at, key.last_used_at) = (later, None),
+            |key, later| key.last_accepted_at = Some(later),
+            |key, later| (key.created_at, key.last_accepted_at) = (later, None),
             |key, _| key.expires_at = None,
         ];
         for mutate in mutations {
@@ -222,7 +222,7 @@ mod tests {
         };
         assert!(!KeyQuery::new().owner_contains("").matches(&anonymous));
         let never_used = Key {
-            last_used_at: None,
+            last_accepted_at: None,
             ..key.clone()
         };
         assert!(all.matches(&never_used));

@@ -52,14 +52,31 @@ pub struct Key {
     pub revoked_at: Option<Timestamp>,
     /// The key that this key replaced in a rotation.
     pub rotated_from: Option<KeyId>,
+    /// The key that replaced this one in a rotation. It may have been deleted since.
+    #[serde(default)]
+    pub replaced_by: Option<KeyId>,
     /// The first key of the chain of rotations; the id of the key itself if it was not rotated. Rate limit usage
     /// is kept under this id, so that rotated keys share it.
     #[serde(alias = "line")]
     pub lineage: KeyId,
-    /// When the key was last used, as of the usage written so far. SQL backends update it once a minute, so it can be
-    /// up to a minute early, and never store a time later than the time of the write.
-    #[serde(alias = "last_used")]
-    pub last_used_at: Option<Timestamp>,
+    /// The time of the first request that was accepted, that is, not
+    /// [rejected](crate::usage::UsageEvent::rejection_reason) by the layer. `None` if there was none, or if it is
+    /// unknown: if the key was imported with a last one, or comes from a version of this crate that did not record it.
+    #[serde(default)]
+    pub first_accepted_at: Option<Timestamp>,
+    /// The time of the last request that was accepted, as of the usage written so far. Never later than the time of
+    /// the write.
+    #[serde(alias = "last_used", alias = "last_used_at")]
+    pub last_accepted_at: Option<Timestamp>,
+    /// The number of requests that were rejected since, that is, of those that arrived later than
+    /// [`last_accepted_at`](Self::last_accepted_at); of all rejected requests if none was accepted. Only requests that
+    /// are recorded for the key count, not those with a wrong secret.
+    ///
+    /// The number is exact in whatever order requests are written, as long as they were rejected at up to 32 different
+    /// times since. Of more, older times are grouped, and an accepted request that is written after requests that
+    /// arrived later divides a group in proportion.
+    #[serde(default)]
+    pub rejected_since: u64,
     /// The recognizable beginning of the secret: `acme_live_3fK9…`.
     pub hint: String,
     /// Whether the encrypted secret is stored, so that it can be [revealed](super::KeyAdmin::reveal). Revocation
@@ -101,7 +118,10 @@ impl Key {
             revoked_at: None,
             rotated_from: None,
             lineage: id,
-            last_used_at: None,
+            replaced_by: None,
+            first_accepted_at: None,
+            last_accepted_at: None,
+            rejected_since: 0,
             hint: format!("{}…", &id.as_str()[..4]),
             recoverable: false,
             imported: false,
@@ -238,7 +258,8 @@ impl KeyRecord {
         key.created_at = whole_micros(key.created_at);
         key.expires_at = key.expires_at.map(whole_micros);
         key.revoked_at = key.revoked_at.map(whole_micros);
-        key.last_used_at = key.last_used_at.map(whole_micros);
+        key.first_accepted_at = key.first_accepted_at.map(whole_micros);
+        key.last_accepted_at = key.last_accepted_at.map(whole_micros);
         self
     }
 
@@ -289,13 +310,18 @@ impl KeyRecord {
     ///
     /// # Errors
     ///
-    /// [`StoreError::NotActive`] if the key is not active; [`StoreError::Invalid`] if the new hint or a time is out
+    /// [`StoreError::NotActive`] if the key is not active; [`StoreError::Replaced`] if it has been replaced, for which
+    /// a store resets `replaced_by` if that key has been deleted; [`StoreError::Invalid`] if the new hint or a time is out
     /// of bounds. The record is unchanged then.
     pub fn rotate(&mut self, rotation: &Rotation) -> Result<Self, StoreError> {
         let status = self.key.status(rotation.rotated_at);
         if status != KeyStatus::Active {
             let id = self.key.id;
             return Err(StoreError::NotActive { id, status });
+        }
+        if let Some(replaced_by) = self.key.replaced_by {
+            let id = self.key.id;
+            return Err(StoreError::Replaced { id, replaced_by });
         }
         let encrypted_secret = rotation
             .encrypted_secret
@@ -306,7 +332,10 @@ impl KeyRecord {
             hint: rotation.hint.clone(),
             created_at: rotation.rotated_at,
             rotated_from: Some(self.key.id),
-            last_used_at: None,
+            replaced_by: None,
+            first_accepted_at: None,
+            last_accepted_at: None,
+            rejected_since: 0,
             recoverable: encrypted_secret.is_some(),
             imported: false,
             ..self.key.clone()
@@ -321,6 +350,7 @@ impl KeyRecord {
             .expires_at
             .map_or(old_expires, |expires_at| expires_at.min(old_expires));
         self.key.expires_at = Some(expires_at);
+        self.key.replaced_by = Some(rotation.id);
         Ok(Self {
             key,
             digest: rotation.digest.clone(),
@@ -375,7 +405,7 @@ mod tests {
             key: Key {
                 owner: Some("acme".into()),
                 scopes: vec!["read".into()],
-                last_used_at: Some(at(3)),
+                last_accepted_at: Some(at(3)),
                 expires_at: Some(at(100)),
                 ..Key::new("3fK9aB0000zzZZ19".parse().unwrap(), "test", at(0))
             },
@@ -397,7 +427,7 @@ mod tests {
             hint: rotation.hint.clone(),
             created_at: at(7),
             rotated_from: Some(before.key.id),
-            last_used_at: None,
+            last_accepted_at: None,
             ..before.key.clone()
         };
         assert_eq!((new.key, new.digest), (expected, rotation.digest));
@@ -440,7 +470,7 @@ mod tests {
         }
         assert_eq!(changed, record);
         // Revocation does not check the other fields.
-        changed.key.last_used_at = Some(before);
+        changed.key.last_accepted_at = Some(before);
         changed
             .apply(&KeyChange::Revoke { revoked_at: now })
             .unwrap();

@@ -64,7 +64,8 @@ impl Key {
             Some(self.created_at),
             self.expires_at,
             self.revoked_at,
-            self.last_used_at,
+            self.first_accepted_at,
+            self.last_accepted_at,
         ];
         times.into_iter().flatten().try_for_each(check_time)?;
         Ok(RateLimit::validate_all(&self.limits)?)
@@ -250,7 +251,7 @@ mod tests {
             |key, time| key.created_at = time,
             |key, time| key.expires_at = Some(time),
             |key, time| key.revoked_at = Some(time),
-            |key, time| key.last_used_at = Some(time),
+            |key, time| key.last_accepted_at = Some(time),
         ];
         for set in times {
             let mut early = key.clone();

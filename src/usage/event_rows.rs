@@ -343,11 +343,6 @@ impl<'a> EventRef<'a> {
         }
     }
 
-    /// The number of the key, which consecutive events of one key share.
-    pub(crate) fn key_number(self) -> u32 {
-        self.row.key
-    }
-
     pub(crate) fn attributed(self) -> Option<&'a Attributed> {
         self.all.keys.get((self.row.key as usize).checked_sub(1)?)
     }

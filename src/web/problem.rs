@@ -162,9 +162,9 @@ impl From<StoreError> for Problem {
     fn from(error: StoreError) -> Self {
         match error {
             StoreError::NotFound(_) => Self::key_not_found(),
-            StoreError::Conflict(_) | StoreError::NotActive { .. } => {
-                Self::new(StatusCode::CONFLICT, error.to_string())
-            }
+            StoreError::Conflict(_)
+            | StoreError::NotActive { .. }
+            | StoreError::Replaced { .. } => Self::new(StatusCode::CONFLICT, error.to_string()),
             StoreError::SecretsNotSupported => Self::field("/recoverable", error.to_string()),
             StoreError::Invalid(error) => error.into(),
             StoreError::Page(error) => Self::parameter("after", error.to_string()),

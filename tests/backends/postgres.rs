@@ -403,7 +403,7 @@ async fn poller_reads_every_event_exactly_once() {
 }
 
 #[tokio::test]
-async fn last_used_at_is_capped_at_the_current_time() {
+async fn last_accepted_at_is_capped_at_the_current_time() {
     let (one, url) = backend().await;
     let backends = [one, connect(&url).await, connect(&url).await];
     checks::a_clock_that_is_ahead_is_not_followed(backends).await;
@@ -1190,7 +1190,7 @@ async fn role_of_the_guide_reads_keys_and_writes_usage_only() {
     api.merge_rollups().await.unwrap();
     let found = owner.get(key.key.id).await.unwrap().unwrap();
     assert_eq!(
-        found.last_used_at.map(|it| it.as_millisecond()),
+        found.last_accepted_at.map(|it| it.as_millisecond()),
         Some(event.time.as_millisecond())
     );
     let denied = [

@@ -122,7 +122,7 @@ async fn data_survives_reopening_the_file() {
 
     let backend = open(&dir.file()).await;
     let record = backend.find(issued.key.id).await.unwrap().unwrap();
-    assert_eq!(record.key.last_used_at, Some(event.time));
+    assert_eq!(record.key.last_accepted_at, Some(event.time));
     let page = backend.requests(&LogQuery::default()).await.unwrap();
     assert_eq!(page.items, [event]);
     // The recorder may retry a batch whose acknowledgement was lost.
@@ -637,7 +637,7 @@ async fn poller_reads_every_event_exactly_once() {
 }
 
 #[tokio::test]
-async fn last_used_at_is_capped_at_the_current_time() {
+async fn last_accepted_at_is_capped_at_the_current_time() {
     let dir = TempDir::new();
     let path = dir.file();
     let backends = [open(&path).await, open(&path).await, open(&path).await];

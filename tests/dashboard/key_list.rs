@@ -25,7 +25,7 @@ async fn keys_are_sorted_and_counted() {
     let add = async |name: &str, created, used: Option<i64>, expires: Option<i64>| {
         let set = |key: &mut Key| {
             key.created_at = now - days(created);
-            key.last_used_at = used.map(|used| now - days(used));
+            key.last_accepted_at = used.map(|used| now - days(used));
             key.expires_at = expires.map(|expires| now + days(expires));
         };
         pages.key_with(name, set).await

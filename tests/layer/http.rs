@@ -103,7 +103,7 @@ async fn valid_key_is_admitted_and_its_request_recorded() {
         Some(&*event.id.to_string())
     );
     let key = service.backend.get(issued.key.id).await.unwrap().unwrap();
-    assert_eq!(key.last_used_at, Some(event.time));
+    assert_eq!(key.last_accepted_at, Some(event.time));
 }
 
 #[tokio::test]

@@ -237,8 +237,10 @@ impl<B: KeyAdmin> Keys<B> {
                 .await
             {
                 Ok(issued) => new = Some(issued),
-                // Rotated by an earlier attempt whose response was lost, and expired since.
-                Err(IssueError::Store(StoreError::NotActive { .. })) => {}
+                // Rotated by an earlier attempt whose response was lost, and perhaps expired since.
+                Err(IssueError::Store(
+                    StoreError::NotActive { .. } | StoreError::Replaced { .. },
+                )) => {}
                 Err(IssueError::Store(error)) => return Err(error),
                 Err(error) => panic!("{error}"),
             }

@@ -14,8 +14,9 @@ use keytally::key::{
     KeyStatus, NewKey, StoreError,
 };
 use keytally::usage::{
-    Batch, Count, LogCursor, LogFilter, LogQuery, Method, Outcome, ReadError, RecordedQuery,
-    Status, SummaryQuery, SummarySpec, UsageEvent, UsageRange, UsageReader, UsageSink,
+    Batch, Cause, Count, LogCursor, LogFilter, LogQuery, Method, Outcome, ReadError, RecordedQuery,
+    RejectionReason, Status, SummaryQuery, SummarySpec, UsageEvent, UsageRange, UsageReader,
+    UsageSink,
 };
 use keytally::{KeyId, PageToken};
 
@@ -112,7 +113,15 @@ pub async fn many_writers_add_up<B: Backend + Clone>(writers: Vec<B>) {
         let mut own_batches = Vec::new();
         for b in 0..batches {
             let mut events: Vec<_> = (0..size)
-                .map(|n| event(&keys, (w * batches + b) * size + n))
+                .map(|n| {
+                    let mut event = event(&keys, (w * batches + b) * size + n);
+                    if n % 5 < 2 {
+                        event.rejection_reason = Some(RejectionReason::Revoked);
+                        let rejected = Outcome::Failed;
+                        (event.outcome, event.cause) = (rejected, Some(Cause::Rejected));
+                    }
+                    event
+                })
                 .collect();
             if w % 2 == 1 {
                 events.reverse();
@@ -139,10 +148,14 @@ pub async fn many_writers_add_up<B: Backend + Clone>(writers: Vec<B>) {
     assert_eq!(spec.summarize(&rollups), summary);
     for &key in &keys {
         let of_key = all.iter().filter(|event| event.key == Some(key));
-        let last = of_key.clone().map(|event| event.time).max().unwrap();
-        let key_used = reader.get(key).await.unwrap().unwrap().last_used_at;
-        let behind = last.duration_since(key_used.unwrap()).as_micros();
-        assert!((0..=60_000_000).contains(&behind), "{behind}");
+        let stored = reader.get(key).await.unwrap().unwrap();
+        let rejected = |event: &&UsageEvent| event.rejection_reason.is_some();
+        let accepted = of_key.clone().filter(|event| !rejected(event));
+        let last = accepted.map(|event| event.time).max();
+        assert_eq!(stored.last_accepted_at, last);
+        let since = of_key.clone().filter(rejected);
+        let since = since.filter(|event| Some(event.time) > last).count();
+        assert_eq!(stored.rejected_since, since as u64);
         let count = reader.count(&LogFilter::new().key(key)).await.unwrap();
         assert_eq!(count, Count::Exactly(of_key.count() as u64));
     }
@@ -247,8 +260,8 @@ pub async fn recorded_after<B: UsageReader>(
     }
 }
 
-/// An event from a clock that is ahead sets `last_used_at` to the current time at most, so that later uses are recorded
-/// too. The backends are those of separate processes, since each writes the use of a key once a minute.
+/// An event from a clock that is ahead sets `last_accepted_at` to the current time at most, so that later uses are
+/// recorded too. The backends are those of separate processes.
 pub async fn a_clock_that_is_ahead_is_not_followed<B: Backend>(backends: [B; 3]) {
     let key = keys(&backends[0], 1).await[0];
     let mut last = Timestamp::MIN;
@@ -262,7 +275,7 @@ pub async fn a_clock_that_is_ahead_is_not_followed<B: Backend>(backends: [B; 3])
             .await
             .unwrap()
             .unwrap()
-            .last_used_at
+            .last_accepted_at
             .unwrap();
         assert!(last < used && used <= Timestamp::now(), "{used}");
         last = used;

@@ -105,6 +105,11 @@ impl KeyAdmin for MemoryBackend {
         let key = {
             let mut keys = self.keys();
             let mut old = keys.find(id)?.clone();
+            if let Some(new) = old.key.replaced_by
+                && !keys.records.contains_key(&new)
+            {
+                old.key.replaced_by = None;
+            }
             let before = old.key.clone();
             let new = old.rotate(&rotation)?;
             let key = keys.insert(new)?;
@@ -124,6 +129,7 @@ impl KeyAdmin for MemoryBackend {
             let mut keys = self.keys();
             let removed = keys.records.remove(&id).ok_or(StoreError::NotFound(id))?;
             keys.order.remove(&(removed.key.created_at, id));
+            keys.activity.remove(&id);
             let entry = AuditEntry::deleted(actor, removed.key, self.time());
             keys.audit.add(entry);
         }

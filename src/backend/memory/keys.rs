@@ -5,13 +5,16 @@ use std::collections::{BTreeSet, HashMap};
 use jiff::Timestamp;
 
 use super::audit::Audit;
+use crate::backend::key_activity::KeyActivity;
 use crate::id::KeyId;
-use crate::key::{Key, KeyQuery, KeyRecord, StoreError, check_time};
+use crate::key::{Key, KeyQuery, KeyRecord, StoreError};
 use crate::page::Page;
 use crate::text::contains_ignoring_case;
 
 pub(super) struct Keys {
     pub(super) records: HashMap<KeyId, KeyRecord>,
+    /// That of the records, in detail.
+    pub(super) activity: HashMap<KeyId, KeyActivity>,
     /// The listing order, oldest first.
     pub(super) order: BTreeSet<(Timestamp, KeyId)>,
     /// Under the same lock as the keys, so that a change and its entry are written together.
@@ -22,6 +25,7 @@ impl Keys {
     pub(super) fn new(audit_capacity: usize) -> Self {
         Self {
             records: HashMap::new(),
+            activity: HashMap::new(),
             order: BTreeSet::new(),
             audit: Audit::new(audit_capacity),
         }
@@ -31,13 +35,28 @@ impl Keys {
         self.records.len()
     }
 
-    /// Updates the last use of a key. Ignores times that are out of range for a key.
-    pub(super) fn touch(&mut self, id: KeyId, time: Timestamp) {
-        if let Some(record) = self.records.get_mut(&id)
-            && check_time(time).is_ok()
-        {
-            record.key.last_used_at = record.key.last_used_at.max(Some(time));
-        }
+    /// Adds to the activity of a key.
+    pub(super) fn add_activity(&mut self, id: KeyId, batch: &KeyActivity) {
+        let Some(Key {
+            first_accepted_at: first,
+            last_accepted_at: last,
+            rejected_since,
+            ..
+        }) = self.records.get_mut(&id).map(|record| &mut record.key)
+        else {
+            return;
+        };
+        let activity = self.activity.entry(id).or_insert_with(|| {
+            let times = [*first, *last].map(|time| time.map(Timestamp::as_microsecond));
+            let rejected = i64::try_from(*rejected_since).unwrap_or(i64::MAX);
+            KeyActivity::stored(times, rejected, &[])
+        });
+        activity.add(batch);
+        // Events cannot be out of range for a key.
+        let time = |time: Option<i64>| time.and_then(|it| Timestamp::from_microsecond(it).ok());
+        *first = time(activity.first_accepted);
+        *last = time(activity.last_accepted);
+        *rejected_since = activity.rejected_since().unsigned_abs();
     }
 
     pub(super) fn find(&mut self, id: KeyId) -> Result<&mut KeyRecord, StoreError> {

@@ -1,29 +1,33 @@
 //! Writing and reading usage in the in-memory backend.
 
-use std::collections::{BTreeMap, HashMap};
-
-use async_trait::async_trait;
-use foldhash::fast::RandomState;
-use jiff::Timestamp;
+use std::collections::BTreeMap;
 
 use super::backend::MemoryBackend;
+use crate::backend::key_activity::KeyActivity;
 use crate::id::KeyId;
 use crate::page::Page;
 use crate::usage::summary::by_key;
 use crate::usage::{
-    Batch, Count, EventRef, EventRows, LogFilter, LogQuery, PageBuilder, ReadError, RecordedPage,
+    Batch, Count, EventRef, LogFilter, LogQuery, PageBuilder, ReadError, RecordedPage,
     RecordedQuery, Rollup, SinkError, Summary, SummaryQuery, Totals, UsageEvent, UsageRange,
     UsageReader, UsageSink,
 };
+use async_trait::async_trait;
 
 #[async_trait]
 impl UsageSink for MemoryBackend {
     async fn write(&self, batch: &Batch) -> Result<(), SinkError> {
         let now = self.shared.clock.now().timestamp();
         if self.usage().write(batch, now) {
+            let request = |event: EventRef<'_>| {
+                let fields = event.fields();
+                let is_rejected = fields.rejection_reason.is_some();
+                Some((event.attributed()?.key?, fields.time, is_rejected))
+            };
+            let requests = || batch.rows().iter().filter_map(request);
             let mut keys = self.keys();
-            for (key, last) in last_used(batch.rows()) {
-                keys.touch(key, last);
+            for (key, activity) in KeyActivity::of_batch(requests, now.as_microsecond()) {
+                keys.add_activity(key, &activity);
             }
         }
         Ok(())
@@ -84,31 +88,14 @@ impl UsageReader for MemoryBackend {
     }
 }
 
-/// The time of the last event of each key.
-fn last_used(rows: &EventRows) -> HashMap<KeyId, Timestamp, RandomState> {
-    let mut used: HashMap<KeyId, Timestamp, RandomState> = HashMap::default();
-    let mut events = rows.iter().peekable();
-    while let Some(event) = events.next() {
-        let mut time = event.fields().time;
-        let same_key = |next: &EventRef<'_>| next.key_number() == event.key_number();
-        while let Some(next) = events.next_if(same_key) {
-            time = time.max(next.fields().time);
-        }
-        let time = Timestamp::from_microsecond(time);
-        if let (Some(key), Ok(time)) = (event.attributed().and_then(|it| it.key), time) {
-            let last = used.entry(key).or_insert(time);
-            *last = time.max(*last);
-        }
-    }
-    used
-}
-
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
 
     use super::super::MemoryConfig;
     use super::*;
+    use jiff::Timestamp;
+
     use crate::clock::Clock;
     use crate::usage::SummarySpec;
 

@@ -13,8 +13,8 @@ use super::partition_cache::PartitionCache;
 use super::rollups::{add_rollups, insert_rollups};
 use super::types::{Id, Json, Time, address};
 use crate::backend::sql::{
-    Dictionaries, Engine, LastUsed, Names, Row, SeriesRollup, Session, Statement, Value, decode,
-    timestamp,
+    ActivityWriter, Dictionaries, Engine, Names, Row, SeriesRollup, Session, Statement, Value,
+    decode, timestamp,
 };
 use crate::id::KeyId;
 use crate::key::InvalidationFeed;
@@ -23,7 +23,7 @@ pub(in crate::backend) struct PostgresEngine {
     pub(super) pool: PgPool,
     pub(super) names: Names,
     pub(super) dictionaries: Dictionaries,
-    pub(super) last_used: LastUsed,
+    pub(super) activity: ActivityWriter,
     pub(super) partition_cache: PartitionCache,
     /// Listens for changes by other processes; `None` if disabled.
     pub(super) listener: Option<Listener>,

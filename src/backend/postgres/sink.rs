@@ -1,6 +1,6 @@
 //! Writing usage to PostgreSQL.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use async_trait::async_trait;
 use jiff::Timestamp;
@@ -13,9 +13,10 @@ use super::copy::Copy;
 use super::engine::{LockKey, PostgresEngine, bound};
 use super::partitions::{CHECK_VIOLATION, code, day};
 use super::types::Time;
+use crate::backend::key_activity::KeyActivity;
 use crate::backend::sql::{
     BatchRollup, Numbers, RollupRecord, SegmentPart, SegmentParts, Series, Statement, as_micros,
-    decode, id_time_differs, stored_path, timestamp,
+    changed, decode, id_time_differs, select, stored_path, timestamp,
 };
 use crate::id::KeyId;
 use crate::telemetry;
@@ -49,7 +50,7 @@ impl UsageSink for PostgresBackend {
         if written.is_err() {
             // The caches may be of another database, for instance after a restore or a failover.
             self.0.engine.dictionaries.clear();
-            self.0.engine.last_used.clear();
+            self.0.engine.activity.clear();
             self.0.engine.partition_cache.clear();
         }
         written.map_err(|error| match &error {
@@ -114,7 +115,7 @@ impl PostgresBackend {
                 return Ok(());
             }
             engine.dictionaries.clear();
-            engine.last_used.clear();
+            engine.activity.clear();
         }
         Err(decode("the dictionaries have changed repeatedly"))
     }
@@ -180,10 +181,10 @@ async fn write(
         writing.add_record(record).await?;
     }
     let now = as_micros(Timestamp::now());
-    let used = engine.last_used.due(&grouped.last_used, now);
-    writing.update_last_used(&used).await?;
+    let activity = engine.activity.divide(grouped.activity(now), now);
+    writing.add_activity(&activity.due).await?;
     writing.commit(&claimed, &parts).await?;
-    engine.last_used.add(used, now);
+    engine.activity.committed(activity, now);
     Ok(true)
 }
 
@@ -327,25 +328,56 @@ impl BatchWriter<'_> {
         Ok(())
     }
 
-    /// Updates the last use of keys, to the current time at most, in case a clock is ahead.
-    async fn update_last_used(&mut self, used: &[(KeyId, i64)]) -> Result<(), SqlError> {
-        if used.is_empty() {
+    /// Adds to the activity of keys. Limits times to the current time, in case a clock is ahead.
+    async fn add_activity(&mut self, batch: &BTreeMap<KeyId, KeyActivity>) -> Result<(), SqlError> {
+        if batch.is_empty() {
             return Ok(());
         }
-        let keys: Vec<_> = used.iter().map(|(key, _)| key.as_str()).collect();
-        let times: Vec<_> = used.iter().map(|&(_, time)| Time(time)).collect();
-        let touch = self.sql(
-            "WITH used AS (SELECT id, least(time, now()) AS time
-                FROM UNNEST($1::text[], $2::timestamptz[]) AS used(id, time)),
-            held AS (SELECT k.id FROM {prefix}keys k JOIN used ON used.id = k.id
-                WHERE k.last_used_at IS NULL OR k.last_used_at < used.time
-                ORDER BY k.id FOR NO KEY UPDATE OF k)
-            UPDATE {prefix}keys k SET last_used_at = greatest(k.last_used_at, used.time)
-            FROM held JOIN used ON used.id = held.id WHERE k.id = held.id",
+        let select = select(&self.engine.names, batch);
+        let rows = sqlx::query_with(AssertSqlSafe(select.text), bound(select.values)?)
+            .fetch_all(&mut *self.connection)
+            .await?;
+        let changed = changed(&rows, batch)?;
+        if changed.is_empty() {
+            return Ok(());
+        }
+        let time = |time: Option<i64>| time.map(Time);
+        let activity = || changed.iter().map(|(_, activity)| activity);
+        let update = self.sql(
+            "UPDATE {prefix}keys k SET first_accepted_at = CASE WHEN new.first > now() THEN now() ELSE new.first END,
+                last_accepted_at = CASE WHEN new.last > now() THEN now() ELSE new.last END,
+                rejected_since = new.count, rejected_times = new.times
+            FROM UNNEST($1::text[], $2::timestamptz[], $3::timestamptz[], $4::bigint[], $5::bytea[])
+                AS new(id, first, last, count, times)
+            WHERE k.id = new.id",
         );
-        sqlx::query(touch)
-            .bind(keys)
-            .bind(times)
+        sqlx::query(update)
+            .bind(
+                changed
+                    .iter()
+                    .map(|(key, _)| key.as_str())
+                    .collect::<Vec<_>>(),
+            )
+            .bind(
+                activity()
+                    .map(|it| time(it.first_accepted))
+                    .collect::<Vec<_>>(),
+            )
+            .bind(
+                activity()
+                    .map(|it| time(it.last_accepted))
+                    .collect::<Vec<_>>(),
+            )
+            .bind(
+                activity()
+                    .map(KeyActivity::rejected_since)
+                    .collect::<Vec<_>>(),
+            )
+            .bind(
+                activity()
+                    .map(KeyActivity::rejected_bytes)
+                    .collect::<Vec<_>>(),
+            )
             .execute(&mut *self.connection)
             .await?;
         Ok(())

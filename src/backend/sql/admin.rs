@@ -160,6 +160,11 @@ impl<E: Engine> SqlBackend<E> {
     ) -> Result<Key, StoreError> {
         let mut change = self.begin().await?;
         let mut old = change.lock(id).await?;
+        if let Some(new) = old.key.replaced_by
+            && change.find(new).await?.is_none()
+        {
+            old.key.replaced_by = None;
+        }
         let before = old.key.clone();
         let new = old.rotate(&rotation)?;
         if change.insert(std::slice::from_ref(&new)).await?.is_empty() {
@@ -246,13 +251,20 @@ impl<E: Engine> SqlBackend<E> {
 impl<E: Engine> Change<'_, E> {
     /// Reads the record of a key and locks it until the transaction ends.
     async fn lock(&mut self, id: KeyId) -> Result<KeyRecord, StoreError> {
+        let record = self.read(keys::lock_key(self.backend.names(), id)).await?;
+        record.ok_or(StoreError::NotFound(id))
+    }
+
+    async fn find(&mut self, id: KeyId) -> Result<Option<KeyRecord>, StoreError> {
+        self.read(keys::find(self.backend.names(), id)).await
+    }
+
+    async fn read(&mut self, statement: Statement) -> Result<Option<KeyRecord>, StoreError> {
         let record = async {
-            let statement = keys::lock_key(self.backend.names(), id);
             let rows = self.session.fetch(statement).await?;
             rows.first().map(keys::record_of).transpose()
         };
-        let record = record.await.map_err(StoreError::unavailable)?;
-        record.ok_or(StoreError::NotFound(id))
+        record.await.map_err(StoreError::unavailable)
     }
 
     async fn encrypted_secret(&mut self, id: KeyId) -> Result<Option<EncryptedSecret>, StoreError> {

@@ -16,6 +16,7 @@ use super::micros::{MINUTE, floor};
 use super::rollup_record::RollupRecord;
 use super::series_rollup::{Amounts, Series, SeriesRollup};
 use super::value::as_micros;
+use crate::backend::key_activity::KeyActivity;
 use crate::id::KeyId;
 use crate::usage::UsageEvent;
 
@@ -24,8 +25,6 @@ use crate::usage::UsageEvent;
 pub(in crate::backend) struct BatchRollup<'a> {
     pub(in crate::backend) callers: Vec<Caller>,
     pub(in crate::backend) kinds: Vec<Kind>,
-    /// When each key was last used, in microseconds since 1970.
-    pub(in crate::backend) last_used: BTreeMap<KeyId, i64>,
     events: &'a [UsageEvent],
     /// The indexes of the caller and the kind of each event.
     of_event: Vec<(usize, usize)>,
@@ -35,7 +34,6 @@ impl<'a> BatchRollup<'a> {
     pub(in crate::backend) fn new(events: &'a [UsageEvent]) -> Self {
         let (mut callers, mut kinds) = (Distinct::default(), Distinct::default());
         let mut of_event = Vec::with_capacity(events.len());
-        let mut used = BTreeMap::new();
         // Texts are compared by address first, which is cheap.
         let address = |text: &Arc<str>| text.as_ptr().addr();
         for event in events {
@@ -62,19 +60,23 @@ impl<'a> BatchRollup<'a> {
                 billable: event.billable,
             });
             of_event.push((caller, kind));
-            if let Some(key) = event.key {
-                let time = as_micros(event.time);
-                let last = used.entry(key).or_insert(time);
-                *last = time.max(*last);
-            }
         }
         Self {
             callers: callers.values,
             kinds: kinds.values,
-            last_used: used,
             events,
             of_event,
         }
+    }
+
+    /// The activity of each key. Times are limited to `now`.
+    pub(in crate::backend) fn activity(&self, now: i64) -> BTreeMap<KeyId, KeyActivity> {
+        let request = |event: &UsageEvent| {
+            let is_rejected = event.rejection_reason.is_some();
+            Some((event.key?, as_micros(event.time), is_rejected))
+        };
+        let requests = || self.events.iter().filter_map(request);
+        KeyActivity::of_batch(requests, now)
     }
 
     /// The events with their series.

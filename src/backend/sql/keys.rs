@@ -5,30 +5,31 @@ use sqlx::Error as SqlError;
 use super::engine::{Row, Statement, Value};
 use super::names::Names;
 use super::value::{
-    as_micros, ceil_micros, floor_micros, from_json, optional_time, parsed, required, text, time,
-    to_json,
+    as_micros, ceil_micros, floor_micros, from_json, number, optional_time, parsed, required, text,
+    time, to_json,
 };
 use crate::id::KeyId;
 use crate::key::{EncryptedSecret, Key, KeyQuery, KeyRecord, KeyStatus, StoreError};
 
 /// Does not read the encrypted secret, only whether there is one.
 const SELECT: &str = "SELECT id, name, owner, environment, scopes, limits, addresses, metadata,
-    created_at, expires_at, disabled, revoked_at, rotated_from, lineage, last_used_at, hint, digest,
+    created_at, expires_at, disabled, revoked_at, rotated_from, replaced_by, lineage, first_accepted_at,
+    last_accepted_at, rejected_since, hint, digest,
     encrypted_secret IS NOT NULL AS recoverable, imported
     FROM {prefix}keys";
 
 const SELECT_ENCRYPTED_SECRET: &str = "SELECT encrypted_secret FROM {prefix}keys WHERE id = $1";
 
 const INSERT: &str = "INSERT INTO {prefix}keys (id, name, name_lower, owner, environment, scopes, limits,
-    addresses, metadata, expires_at, disabled, revoked_at, created_at, rotated_from, lineage, last_used_at, hint,
-    digest, encrypted_secret, imported) VALUES ";
+    addresses, metadata, expires_at, disabled, revoked_at, replaced_by, created_at, rotated_from, lineage,
+    first_accepted_at, last_accepted_at, rejected_since, hint, digest, encrypted_secret, imported) VALUES ";
 
-/// Updates the mutable columns except `last_used_at`, which the sink writes. The encrypted secret can only be
+/// Updates the mutable columns except the activity, which the sink writes. The encrypted secret can only be
 /// removed.
 const UPDATE: &str =
     "UPDATE {prefix}keys SET name = $2, name_lower = $3, owner = $4, environment = $5,
     scopes = $6, limits = $7, addresses = $8, metadata = $9, expires_at = $10, disabled = $11,
-    revoked_at = $12, encrypted_secret = CASE WHEN $13 THEN encrypted_secret END, digest = $14
+    revoked_at = $12, replaced_by = $13, encrypted_secret = CASE WHEN $14 THEN encrypted_secret END, digest = $15
     WHERE id = $1";
 
 pub(super) fn find(names: &Names, id: KeyId) -> Statement {
@@ -55,7 +56,9 @@ pub(super) fn insert(names: &Names, records: &[KeyRecord]) -> Statement {
             Value::Time(Some(as_micros(key.created_at))),
             key.rotated_from.as_ref().map(KeyId::as_str).into(),
             key.lineage.into(),
-            Value::Time(key.last_used_at.map(as_micros)),
+            Value::Time(key.first_accepted_at.map(as_micros)),
+            Value::Time(key.last_accepted_at.map(as_micros)),
+            i64::try_from(key.rejected_since).unwrap_or(i64::MAX).into(),
             (&*key.hint).into(),
             (&*record.digest.to_string()).into(),
             Value::Bytes(encrypted),
@@ -85,7 +88,7 @@ pub(super) fn update(names: &Names, record: &KeyRecord) -> Statement {
 }
 
 /// The id and the mutable columns, with which both statements begin.
-fn mutable(key: &Key) -> [Value; 12] {
+fn mutable(key: &Key) -> [Value; 13] {
     [
         key.id.into(),
         (&*key.name).into(),
@@ -99,6 +102,7 @@ fn mutable(key: &Key) -> [Value; 12] {
         Value::Time(key.expires_at.map(as_micros)),
         Value::Boolean(key.disabled),
         Value::Time(key.revoked_at.map(as_micros)),
+        key.replaced_by.as_ref().map(KeyId::as_str).into(),
     ]
 }
 
@@ -173,7 +177,7 @@ pub(super) fn list(
     if let Some(time) = query.unused_since {
         let time = || Value::Time(Some(ceil_micros(time)));
         sql.push(" AND created_at < ").push_bind(time());
-        sql.push(" AND (last_used_at IS NULL OR last_used_at < ")
+        sql.push(" AND (last_accepted_at IS NULL OR last_accepted_at < ")
             .push_bind(time())
             .push(")");
     }
@@ -212,7 +216,10 @@ pub(super) fn record_of(row: &impl Row) -> Result<KeyRecord, SqlError> {
     key.revoked_at = optional_time(row, "revoked_at")?;
     key.rotated_from = row.text("rotated_from")?.map(parsed).transpose()?;
     key.lineage = parsed(required(row.text("lineage")?)?)?;
-    key.last_used_at = optional_time(row, "last_used_at")?;
+    key.replaced_by = row.text("replaced_by")?.map(parsed).transpose()?;
+    key.first_accepted_at = optional_time(row, "first_accepted_at")?;
+    key.last_accepted_at = optional_time(row, "last_accepted_at")?;
+    key.rejected_since = number(row, "rejected_since")?;
     key.hint = text(row, "hint")?;
     key.recoverable = row.boolean("recoverable")?;
     key.imported = row.boolean("imported")?;

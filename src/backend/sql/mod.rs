@@ -1,5 +1,6 @@
 //! The shared implementation of the SQL backends: table names, schema migrations, column values and queries.
 
+mod activity_writer;
 mod admin;
 mod audit;
 mod backend;
@@ -13,7 +14,6 @@ mod error;
 mod hash;
 mod histogram;
 mod keys;
-mod last_used;
 mod log;
 mod merge_minutes;
 mod merging;
@@ -29,6 +29,7 @@ mod segment;
 mod series_rollup;
 mod value;
 
+pub(super) use activity_writer::{ActivityWriter, changed, select};
 pub(super) use backend::{SqlBackend, keep_in_sql};
 pub(super) use batch_rollup::{BatchRollup, id_time_differs, stored_path};
 #[cfg(feature = "postgres")]
@@ -39,7 +40,6 @@ pub(super) use dictionary::{Dictionaries, Numbers};
 pub(super) use engine::{Engine, Row, Session, Statement, Value};
 pub use error::BackendError;
 pub(super) use histogram::{from_bytes, to_bytes};
-pub(super) use last_used::LastUsed;
 pub(super) use migration::{Migration, migrate, migrations};
 pub(super) use names::Names;
 pub use names::SqlName;

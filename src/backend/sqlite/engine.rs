@@ -10,8 +10,8 @@ use uuid::Uuid;
 
 use super::rollups::{add_rollups, insert_rollups};
 use crate::backend::sql::{
-    Dictionaries, Engine, LastUsed, Names, Row, SeriesRollup, Session, Statement, Value, decode,
-    delete_in_batches,
+    ActivityWriter, Dictionaries, Engine, Names, Row, SeriesRollup, Session, Statement, Value,
+    decode, delete_in_batches,
 };
 use crate::id::KeyId;
 
@@ -21,7 +21,7 @@ pub(super) struct SqliteEngine {
     pub(super) readers: SqlitePool,
     pub(super) names: Names,
     pub(super) dictionaries: Dictionaries,
-    pub(super) last_used: LastUsed,
+    pub(super) activity: ActivityWriter,
     /// Keeps an in-memory database alive, which is deleted with its last connection: the pool may close
     /// connections when an acquire is cancelled.
     pub(super) keeper: Option<SqlitePool>,
@@ -39,7 +39,7 @@ impl SqliteEngine {
             readers,
             names,
             dictionaries: Dictionaries::default(),
-            last_used: LastUsed::default(),
+            activity: ActivityWriter::default(),
             keeper: None,
         }
     }

@@ -3,6 +3,8 @@
 //! Statements with many rows use `OR FAIL`, which saves SQLite a statement journal. If a batch fails, the whole
 //! transaction is rolled back.
 
+use std::collections::BTreeMap;
+
 use async_trait::async_trait;
 use jiff::Timestamp;
 use sqlx::sqlite::SqliteConnection;
@@ -10,9 +12,10 @@ use sqlx::{AssertSqlSafe, Error as SqlError};
 
 use super::values::{ROWS, Values};
 use super::{SqliteBackend, SqliteSession};
+use crate::backend::key_activity::KeyActivity;
 use crate::backend::sql::{
     BatchRollup, Engine, Numbers, Row, SegmentPart, SegmentParts, Series, Session, Statement,
-    as_micros, decode, id_time_differs, stored_path,
+    as_micros, changed, decode, id_time_differs, select, stored_path,
 };
 use crate::id::KeyId;
 use crate::usage::{Batch, SinkError, UsageSink};
@@ -24,7 +27,7 @@ impl UsageSink for SqliteBackend {
         if written.is_err() {
             // The cache may be of another database, if the file was replaced.
             self.0.engine.dictionaries.clear();
-            self.0.engine.last_used.clear();
+            self.0.engine.activity.clear();
         }
         written.map_err(SinkError::unavailable)
     }
@@ -44,7 +47,7 @@ impl SqliteBackend {
                 return Ok(());
             }
             engine.dictionaries.clear();
-            engine.last_used.clear();
+            engine.activity.clear();
         }
         Err(decode("the dictionaries have changed repeatedly"))
     }
@@ -83,10 +86,10 @@ impl SqliteBackend {
             writing.session.execute(insert).await?;
         }
         let now = as_micros(Timestamp::now());
-        let used = engine.last_used.due(&grouped.last_used, now);
-        writing.update_last_used(&used).await?;
+        let activity = engine.activity.divide(grouped.activity(now), now);
+        writing.add_activity(&activity.due).await?;
         writing.session.commit().await?;
-        engine.last_used.add(used, now);
+        engine.activity.committed(activity, now);
         Ok(true)
     }
 }
@@ -186,19 +189,30 @@ impl BatchWriter<'_> {
         Ok(())
     }
 
-    /// Updates the last use of keys.
-    async fn update_last_used(&mut self, used: &[(KeyId, i64)]) -> Result<(), SqlError> {
-        let touch = self.sql(
-            ") UPDATE {prefix}keys AS k SET last_used_at = used.time FROM used
-            WHERE k.id = used.id AND (k.last_used_at IS NULL OR k.last_used_at < used.time)",
+    /// Adds to the activity of keys.
+    async fn add_activity(&mut self, batch: &BTreeMap<KeyId, KeyActivity>) -> Result<(), SqlError> {
+        if batch.is_empty() {
+            return Ok(());
+        }
+        let names = &self.backend.0.engine.names;
+        let rows = self.session.fetch(select(names, batch)).await?;
+        let update = self.sql(
+            ") UPDATE {prefix}keys AS k SET first_accepted_at = new.first, last_accepted_at = new.last,
+                rejected_since = new.count, rejected_times = new.times
+            FROM new WHERE k.id = new.id",
         );
-        for used in used.chunks(ROWS) {
-            let mut values = Values::new(used.len(), 2);
-            for &(key, last) in used {
-                values.add(key.as_str())?.add(last)?;
+        for changed in changed(&rows, batch)?.chunks(ROWS) {
+            let mut values = Values::new(changed.len(), 5);
+            for (key, activity) in changed {
+                values
+                    .add(key.as_str())?
+                    .add(activity.first_accepted)?
+                    .add(activity.last_accepted)?
+                    .add(activity.rejected_since())?
+                    .add(activity.rejected_bytes())?;
             }
             let sql = format!(
-                "WITH used(id, time) AS (VALUES {}{touch}",
+                "WITH new(id, first, last, count, times) AS (VALUES {}{update}",
                 values.placeholders
             );
             sqlx::query_with(AssertSqlSafe(sql), values.arguments)

@@ -71,8 +71,11 @@ fn migrated(fixture: &Fixture) -> KeyRecord {
         disabled: true,
         revoked_at: Some(fixture.before(Duration::from_micros(1))),
         rotated_from: Some(id()),
+        replaced_by: Some(id()),
         lineage: id(),
-        last_used_at: Some(fixture.before(Duration::from_micros(2))),
+        first_accepted_at: Some(fixture.before(Duration::from_micros(3))),
+        last_accepted_at: Some(fixture.before(Duration::from_micros(2))),
+        rejected_since: 7,
         ..record.key
     };
     record
@@ -82,7 +85,7 @@ fn migrated(fixture: &Fixture) -> KeyRecord {
 fn extreme_times(fixture: &Fixture, early: Timestamp) -> KeyRecord {
     let mut record = fixture.record("Ends of time");
     record.key.created_at = early;
-    record.key.last_used_at = Some(early);
+    record.key.last_accepted_at = Some(early);
     record.key.expires_at = Some(micros(Timestamp::MAX.as_second() * 1_000_000));
     record
 }
@@ -93,7 +96,8 @@ async fn times_are_truncated<S: KeyAdmin + ?Sized>(store: &S, fixture: &Fixture)
     record.key.created_at = odd(0);
     record.key.expires_at = Some(odd(3));
     record.key.revoked_at = Some(odd(2));
-    record.key.last_used_at = Some(odd(1));
+    record.key.first_accepted_at = Some(odd(0));
+    record.key.last_accepted_at = Some(odd(1));
     let record = create(store, record).await.in_whole_micros();
     expect_unchanged(store, &record, "times are truncated to whole microseconds").await;
 }
@@ -195,7 +199,10 @@ fn invalidations() -> [(MakeInvalid, InvalidKey); 13] {
         (|key| key.created_at = too_early(), InvalidKey::Time),
         (|key| key.expires_at = Some(too_early()), InvalidKey::Time),
         (|key| key.revoked_at = Some(too_early()), InvalidKey::Time),
-        (|key| key.last_used_at = Some(too_early()), InvalidKey::Time),
+        (
+            |key| key.last_accepted_at = Some(too_early()),
+            InvalidKey::Time,
+        ),
     ]
 }
 

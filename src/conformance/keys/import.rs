@@ -78,7 +78,7 @@ async fn many_keys<S: KeyAdmin + ?Sized>(store: &S, fixture: &Fixture) {
         let new = new.expires_at(micros(2_000_000_000_000_000 + n as i64));
         ImportedKey::from_secret(new, &format!("legacy-{n:08}-{}", fixture.tag))
             .created_at(micros(1_500_000_000_000_000 + n as i64))
-            .last_used_at(n.is_multiple_of(2).then(|| micros(1_700_000_000_000_000)))
+            .last_accepted_at(n.is_multiple_of(2).then(|| micros(1_700_000_000_000_000)))
             .disabled(n.is_multiple_of(3))
             .hint(format!("sk-…{n}"))
     };
@@ -138,7 +138,7 @@ async fn many_keys<S: KeyAdmin + ?Sized>(store: &S, fixture: &Fixture) {
         let expected = Key {
             owner: Some(owner.as_str().into()),
             expires_at: Some(micros(2_000_000_000_000_000 + n as i64)),
-            last_used_at: n.is_multiple_of(2).then(|| micros(1_700_000_000_000_000)),
+            last_accepted_at: n.is_multiple_of(2).then(|| micros(1_700_000_000_000_000)),
             disabled: n.is_multiple_of(3),
             hint: format!("sk-…{n}"),
             imported: true,

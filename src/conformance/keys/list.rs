@@ -53,7 +53,7 @@ async fn fill<S: KeyAdmin + ?Sized>(store: &S, fixture: &Fixture) -> Vec<Key> {
         };
         key.revoked_at = (n % 9 == 2).then_some(fixture.now);
         key.imported = n % 8 < 3;
-        key.last_used_at = match n % 6 {
+        key.last_accepted_at = match n % 6 {
             1 => Some(fixture.now),
             2 | 3 => Some(fixture.before(Duration::from_micros(1))),
             _ => None,

@@ -20,6 +20,7 @@ pub(super) async fn suite<S: KeyAdmin + ?Sized>(store: &S) {
     settings_are_inherited(store, &fixture).await;
     earlier_expiry_is_kept(store, &fixture).await;
     inactive_keys_are_rejected(store, &fixture).await;
+    replaced_keys_are_rejected(store, &fixture).await;
     existing_ids_change_nothing(store, &fixture).await;
     invalid_times_change_nothing(store, &fixture).await;
     unknown_ids_are_not_found(store, &fixture).await;
@@ -48,7 +49,7 @@ async fn settings_are_inherited<S: KeyAdmin + ?Sized>(store: &S, fixture: &Fixtu
         .addresses(networks)
         .metadata("plan", "pro");
     let mut record = fixture.record_of(new);
-    record.key.last_used_at = Some(fixture.now);
+    record.key.last_accepted_at = Some(fixture.now);
     let first = create(store, record).await;
     let mut old = first.clone();
     for step in 1..=3 {
@@ -104,8 +105,9 @@ async fn earlier_expiry_is_kept<S: KeyAdmin + ?Sized>(store: &S, fixture: &Fixtu
     let new = NewKey::new("Expires soon")
         .owner(fixture.owner.as_str())
         .expires_at(end);
-    let record = create(store, fixture.record_of(new)).await;
+    let mut record = create(store, fixture.record_of(new)).await;
     let rotation = rotation(fixture, fixture.now, GRACE);
+    record.key.replaced_by = Some(rotation.id);
     let key = store.rotate(record.key.id, rotation, Actor::SYSTEM).await;
     let key = succeeds(key, "rotating a key that expires later succeeds");
     expect_unchanged(
@@ -149,6 +151,44 @@ async fn inactive_keys_are_rejected<S: KeyAdmin + ?Sized>(store: &S, fixture: &F
         );
         expect_not_rotated(store, &record, new).await;
     }
+}
+
+async fn replaced_keys_are_rejected<S: KeyAdmin + ?Sized>(store: &S, fixture: &Fixture) {
+    let mut old = create(store, fixture.record("Rotated twice")).await;
+    let first = rotation(fixture, fixture.now, GRACE);
+    let new = succeeds(old.rotate(&first), "the suite's keys can be rotated");
+    let key = store.rotate(old.key.id, first, Actor::SYSTEM).await;
+    succeeds(key, "rotating an active key succeeds");
+    let again = rotation(fixture, fixture.now, GRACE);
+    let rule = "a key that has been replaced cannot be rotated";
+    fails_with(
+        store.rotate(old.key.id, again.clone(), Actor::SYSTEM).await,
+        "StoreError::Replaced",
+        |error| {
+            matches!(error, StoreError::Replaced { id, replaced_by }
+                if *id == old.key.id && *replaced_by == new.key.id)
+        },
+        rule,
+    );
+    expect_not_rotated(store, &old, again.id).await;
+    succeeds(
+        store.delete(new.key.id, Actor::SYSTEM).await,
+        "deleting a key succeeds",
+    );
+    let found = find_key(store, new.key.id).await;
+    equal(&found, &None, "a deleted key is not found");
+    old.key.replaced_by = None;
+    let expected = succeeds(old.rotate(&again), "the suite's keys can be rotated");
+    let key = store.rotate(old.key.id, again, Actor::SYSTEM).await;
+    equal(
+        &succeeds(
+            key,
+            "a key can be rotated if its replacement has been deleted",
+        ),
+        &expected.key,
+        rule,
+    );
+    expect_unchanged(store, &old, rule).await;
 }
 
 async fn existing_ids_change_nothing<S: KeyAdmin + ?Sized>(store: &S, fixture: &Fixture) {

@@ -35,7 +35,7 @@ pub(super) fn badge(key: &Key) -> Markup {
 /// The last use of a key.
 pub(super) fn last_used(context: &PageContext, key: &Key) -> Markup {
     html! {
-        @match key.last_used_at {
+        @match key.last_accepted_at {
             Some(used) => (minute(context, used)),
             None => strong .never { "Never" },
         }

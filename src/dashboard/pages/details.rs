@@ -39,7 +39,7 @@ pub(super) fn of_key(shared: &Shared, context: &PageContext, key: &Key) -> Marku
         ("Allowed IPs", list(addresses.collect(), "Any")),
         ("Created", moment(Some(key.created_at), "")),
         ("Expires", moment(key.expires_at, "Never")),
-        ("Last used", moment(key.last_used_at, "Never")),
+        ("Last used", moment(key.last_accepted_at, "Never")),
         (
             "Secret",
             html! {

@@ -69,8 +69,8 @@ impl KeyOrder {
             Self::Newest => {}
             Self::Oldest => keys.reverse(),
             Self::Name => keys.sort_by_cached_key(|key| key.name.to_lowercase()),
-            Self::LastUsed => keys.sort_by_key(|key| Reverse(key.last_used_at)),
-            Self::LeastUsed => keys.sort_by_key(|key| key.last_used_at),
+            Self::LastUsed => keys.sort_by_key(|key| Reverse(key.last_accepted_at)),
+            Self::LeastUsed => keys.sort_by_key(|key| key.last_accepted_at),
             Self::Expiry => keys.sort_by_key(|key| (key.expires_at.is_none(), key.expires_at)),
         }
     }

@@ -46,9 +46,14 @@ pub(crate) struct Key {
     /// When the key was revoked.
     #[schema(value_type = Option<String>, format = DateTime)]
     revoked_at: Option<Timestamp>,
-    /// When the key was last used, according to the usage written so far.
+    /// When the first accepted request arrived. `null` if there was none or if it is unknown.
     #[schema(value_type = Option<String>, format = DateTime)]
-    last_used_at: Option<Timestamp>,
+    first_accepted_at: Option<Timestamp>,
+    /// When the last accepted request arrived, according to the usage written so far.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    last_accepted_at: Option<Timestamp>,
+    /// The number of requests that arrived later than `last_accepted_at` and were rejected.
+    rejected_since: u64,
     /// Whether the encrypted secret is stored and can be revealed.
     recoverable: bool,
     /// Whether another system issued the secret.
@@ -56,6 +61,9 @@ pub(crate) struct Key {
     /// The key that this key was rotated from.
     #[schema(value_type = Option<names::KeyId>)]
     rotated_from: Option<KeyId>,
+    /// The key that replaced this key in a rotation. It may have been deleted since.
+    #[schema(value_type = Option<names::KeyId>)]
+    replaced_by: Option<KeyId>,
     /// The lineage: the first key in the chain of rotated keys, or the key itself.
     #[schema(value_type = names::KeyId)]
     lineage: KeyId,
@@ -85,10 +93,13 @@ impl Key {
             created_at: key.created_at,
             expires_at: key.expires_at,
             revoked_at: key.revoked_at,
-            last_used_at: key.last_used_at,
+            first_accepted_at: key.first_accepted_at,
+            last_accepted_at: key.last_accepted_at,
+            rejected_since: key.rejected_since,
             recoverable: key.recoverable,
             imported: key.imported,
             rotated_from: key.rotated_from,
+            replaced_by: key.replaced_by,
             lineage: key.lineage,
         }
     }

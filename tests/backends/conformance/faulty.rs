@@ -57,6 +57,7 @@ faults! {
     ChangeOfUnknownKeySucceeds => "changing an unknown id fails with StoreError::NotFound",
     LosesLineage => "rotations keep the lineage of the first key",
     RotationKeepsOldKey => "the old key expires at the end of the grace period",
+    RotatesReplacedKeys => "a key that has been replaced cannot be rotated",
     RotationIsNotAtomic => "a rotation is atomic",
     DeleteKeepsKey => "a deleted key is not found",
     DeleteOfUnknownKeySucceeds => "deleting an unknown id fails with StoreError::NotFound",
@@ -104,7 +105,8 @@ faults! {
     TotalsWrapAround => "sums saturate at 2⁶³ − 1",
     ReplacesInvalidCharacters => "text and numbers are stored as they are in the batch",
     MixesRollups => "rollups add up to the events",
-    LosesLastUse => "a key's last use is the time of its newest event",
+    LosesRejectedSince => "first_accepted_at, last_accepted_at and rejected_since are those of the events written so far",
+    LosesLastAccepted => "first_accepted_at, last_accepted_at and rejected_since are those of the events written so far",
 }
 
 pub(crate) struct Faulty {
@@ -155,8 +157,11 @@ impl KeyStore for Faulty {
             if self.has(Fault::LookupReturnsEncryptedSecrets) && record.key.recoverable {
                 record.encrypted_secret = Some(EncryptedSecret::from_bytes([1]));
             }
-            if self.has(Fault::LosesLastUse) && record.key.name == "Used" {
-                record.key.last_used_at = None;
+            if self.has(Fault::LosesRejectedSince) && record.key.name == "Used" {
+                record.key.rejected_since = 0;
+            }
+            if self.has(Fault::LosesLastAccepted) && record.key.name == "Used" {
+                record.key.last_accepted_at = None;
             }
         } else if self.has(Fault::LookupOfUnknownKeyFails) {
             return Err(StoreError::NotFound(id));
@@ -281,7 +286,7 @@ impl KeyAdmin for Faulty {
             }
             Some(Fault::TreatsNewKeysAsUnused) => {
                 let used =
-                    |key: &Key| unused_since.is_some_and(|time| key.last_used_at >= Some(time));
+                    |key: &Key| unused_since.is_some_and(|time| key.last_accepted_at >= Some(time));
                 page.items.retain(|key| !used(key));
             }
             Some(Fault::ListOrderedByIdOnly) => page.items.sort_by_key(|key| key.id),
@@ -373,11 +378,22 @@ impl KeyAdmin for Faulty {
         if self.has(Fault::RotationIsNotAtomic)
             && let Some(mut old) = before.clone()
         {
+            if let Some(new) = old.key.replaced_by
+                && self.inner.find(new).await?.is_none()
+            {
+                old.key.replaced_by = None;
+            }
             let new = old.rotate(&rotation)?;
             self.put(old).await?;
             let key = new.key.clone();
             self.inner.create(new, Actor::SYSTEM).await?;
             return Ok(key);
+        }
+        if self.has(Fault::RotatesReplacedKeys)
+            && let Some(mut old) = before.clone()
+        {
+            old.key.replaced_by = None;
+            self.put(old).await?;
         }
         let sealed = rotation.encrypted_secret.clone();
         let mut key = self.inner.rotate(id, rotation, actor).await?;

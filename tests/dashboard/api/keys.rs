@@ -52,7 +52,7 @@ async fn a_key_is_created_as_requested_and_its_secret_is_returned_once() {
     assert_eq!(key["status"], "active");
     let nothing = [
         &key["revoked_at"],
-        &key["last_used_at"],
+        &key["last_accepted_at"],
         &key["rotated_from"],
     ];
     assert_eq!(nothing, [&json!(null); 3]);

@@ -189,7 +189,6 @@ INSERT INTO {prefix}caller_totals (hours, start)
     SELECT DISTINCT 1, start FROM {prefix}hours_by_outcome UNION SELECT DISTINCT 24, start FROM {prefix}new_days;
 -- The histograms of caller 0 are those of all callers, one after the other.
 INSERT INTO {prefix}pruned (kind, before) SELECT 'not_compacted', now() FROM {prefix}new_hours LIMIT 1;
-COMMENT ON COLUMN {prefix}keys.last_used_at IS 'When the key was last used, or up to a minute earlier.';
 COMMENT ON TABLE {prefix}pruned IS 'How far rollups were merged and pruned.';
 COMMENT ON COLUMN {prefix}pruned.kind IS 'quarter_hours: rows by minute cover quarters of an hour. minutes: there are none. merged_hours, merged_days: there are all hours or days. pruned_hours: hours were deleted. hours: hours and days are being deleted. not_compacted: latency histograms are long.';
 
@@ -533,3 +532,19 @@ COMMENT ON FUNCTION {prefix}latency_quantile IS 'A quantile of a latency histogr
 ALTER TABLE {prefix}keys ADD COLUMN imported boolean NOT NULL DEFAULT false;
 UPDATE {prefix}keys SET imported = true WHERE starts_with(hint, 'imported ');
 COMMENT ON COLUMN {prefix}keys.imported IS 'Whether another system issued the secret.';
+
+ALTER TABLE {prefix}keys RENAME COLUMN last_used_at TO last_accepted_at;
+ALTER TABLE {prefix}keys ADD COLUMN first_accepted_at timestamptz;
+ALTER TABLE {prefix}keys ADD COLUMN rejected_since bigint NOT NULL DEFAULT 0;
+ALTER TABLE {prefix}keys ADD COLUMN rejected_times bytea;
+ALTER TABLE {prefix}keys ADD COLUMN replaced_by text;
+-- The newest replacement, if a key was rotated several times.
+UPDATE {prefix}keys AS k SET replaced_by = n.id FROM (
+    SELECT id, rotated_from, row_number() OVER (PARTITION BY rotated_from ORDER BY created_at DESC, id) AS place
+    FROM {prefix}keys WHERE rotated_from IS NOT NULL
+) n WHERE n.rotated_from = k.id AND n.place = 1;
+COMMENT ON COLUMN {prefix}keys.first_accepted_at IS 'When the first accepted request arrived. NULL if there was none, or if it is unknown.';
+COMMENT ON COLUMN {prefix}keys.last_accepted_at IS 'When the last accepted request arrived.';
+COMMENT ON COLUMN {prefix}keys.rejected_since IS 'The number of requests that arrived later than last_accepted_at and were rejected.';
+COMMENT ON COLUMN {prefix}keys.rejected_times IS 'When these requests arrived, in a binary format.';
+COMMENT ON COLUMN {prefix}keys.replaced_by IS 'The key that replaced this one in a rotation.';

@@ -294,3 +294,14 @@ CREATE TABLE {prefix}rollup_records (
 -- Whether another system issued the secret.
 ALTER TABLE {prefix}keys ADD COLUMN imported INTEGER NOT NULL DEFAULT 0;
 UPDATE {prefix}keys SET imported = 1 WHERE substr(hint, 1, 9) = 'imported ';
+
+ALTER TABLE {prefix}keys RENAME COLUMN last_used_at TO last_accepted_at;
+ALTER TABLE {prefix}keys ADD COLUMN first_accepted_at INTEGER;
+ALTER TABLE {prefix}keys ADD COLUMN rejected_since INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE {prefix}keys ADD COLUMN rejected_times BLOB;
+ALTER TABLE {prefix}keys ADD COLUMN replaced_by TEXT;
+-- The newest replacement, if a key was rotated several times.
+UPDATE {prefix}keys AS k SET replaced_by = n.id FROM (
+    SELECT id, rotated_from, row_number() OVER (PARTITION BY rotated_from ORDER BY created_at DESC, id) AS place
+    FROM {prefix}keys WHERE rotated_from IS NOT NULL
+) n WHERE n.rotated_from = k.id AND n.place = 1;

@@ -72,7 +72,7 @@ pub(super) fn unused(context: &PageContext, keys: &Page<Key>) -> Markup {
             tr {
                 th scope="row" { (line_to(&at, &key.name)) }
                 td data-label="Owner" { (owner(context, key.owner.as_deref())) }
-                td data-label="Last used" { @if let Some(used) = key.last_used_at { (date(context, used)) } @else { strong .never { "Never" } } }
+                td data-label="Last used" { @if let Some(used) = key.last_accepted_at { (date(context, used)) } @else { strong .never { "Never" } } }
                 td {
                     @let back = context.back_here(&ReturnPath::key(key.id));
                     a href={ (at) "/disable" (back) } aria-label={ "Disable " (key.name) } { "Disable" }
