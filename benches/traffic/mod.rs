@@ -31,7 +31,7 @@ impl Traffic {
         }
     }
 
-    /// Creates the keys, so that writes update their last use.
+    /// Creates the keys, so that writes update their last accepted request.
     pub(crate) async fn create_keys(&self, backend: &dyn KeyAdmin) {
         let issuer = Issuer::new("bench").expect("a prefix");
         for keys in self.keys.chunks(500) {

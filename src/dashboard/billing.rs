@@ -10,6 +10,7 @@ use jiff::Timestamp;
 use super::download::file;
 use super::month::Month;
 use crate::id::KeyId;
+use crate::key::Key;
 use crate::usage::csv::{end_row, maybe, plain, text};
 use crate::usage::{
     Granularity, ReadError, Summary, SummaryQuery, SummarySpec, Totals, UsageRange, UsageReader,
@@ -84,6 +85,7 @@ pub(super) fn file_by_owner(month: &Month, summary: &Summary, has_bom: bool) -> 
         plain(&month.zone_name(), &mut rows);
         text(owner, &mut rows);
         amounts(totals, summary.exact, &mut rows);
+        end_row(&mut rows);
     }
     file(&format!("usage-{month}.csv"), rows, has_bom)
 }
@@ -93,19 +95,26 @@ pub(super) fn file_by_key(
     month: &Month,
     owner: &str,
     usage: &OwnerMonth,
-    name: impl Fn(KeyId) -> Option<String>,
+    keys: &BTreeMap<KeyId, Key>,
 ) -> Response {
-    let mut rows = format!("month,time_zone,owner,key,name,{AMOUNTS}\r\n").into_bytes();
-    let mut row = |key: Option<KeyId>, name: &str, totals: &Totals| {
+    let mut rows =
+        format!("month,time_zone,owner,key,name,{AMOUNTS},last_accepted_at,rejected_since\r\n")
+            .into_bytes();
+    let mut row = |id: Option<KeyId>, name: &str, totals: &Totals| {
+        let key = id.and_then(|id| keys.get(&id));
+        let name = key.map_or(name, |key| &key.name);
         plain(month, &mut rows);
         plain(&month.zone_name(), &mut rows);
         text(owner, &mut rows);
-        maybe(key, &mut rows);
+        maybe(id, &mut rows);
         text(name, &mut rows);
         amounts(totals, usage.is_exact, &mut rows);
+        maybe(key.and_then(|key| key.last_accepted_at), &mut rows);
+        maybe(key.map(|key| key.rejected_since), &mut rows);
+        end_row(&mut rows);
     };
     for (key, totals) in &usage.by_key {
-        row(*key, &key.and_then(&name).unwrap_or_default(), totals);
+        row(*key, "", totals);
     }
     row(None, "Total", &usage.totals);
     file(&format!("usage-{}-{month}.csv", slug(owner)), rows, true)
@@ -124,7 +133,6 @@ fn amounts(totals: &Totals, is_exact: bool, rows: &mut Vec<u8>) {
         plain(&amount, rows);
     }
     plain(&is_exact, rows);
-    end_row(rows);
 }
 
 /// An owner as a part of a file name: lower case letters, digits and single hyphens.

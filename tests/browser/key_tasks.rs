@@ -1,7 +1,8 @@
 //! Tasks with keys and the steps that they take.
 
 use fantoccini::key::Key;
-use http::StatusCode;
+use http::{Method, StatusCode};
+use keytally::KeyId;
 use serde_json::{Value, json};
 
 use crate::demo::{UNUSED, USED};
@@ -182,6 +183,113 @@ async fn the_form_of_a_key_leads_to_the_first_wrong_field() {
         until(async || pages.heading().await == "API key generated").await;
         pages.follow("View usage").await;
         assert!(pages.text().await.contains("100 per hour"));
+    })
+    .await;
+}
+
+#[tokio::test]
+#[ignore = "needs Chromium: see scripts/test"]
+async fn one_click_shows_whether_a_key_is_still_used() {
+    signed_in(async |pages: &Pages| {
+        let demo = &pages.demo;
+        let secret = pages.generate("Courier", &[]).await;
+        assert_eq!(demo.get("/v1/postings", &secret).await, StatusCode::OK);
+        let id = KeyId::of_secret(&secret).unwrap();
+        let path = format!("/keys/{id}");
+        let key = async || demo.manage(Method::GET, &path, None).await.json();
+        until(async || key().await["last_accepted_at"].is_string()).await;
+        demo.manage(Method::POST, &format!("{path}/revoke"), None)
+            .await;
+        for _ in 0..3 {
+            let status = demo.get("/v1/postings", &secret).await;
+            assert_eq!(status, StatusCode::UNAUTHORIZED);
+        }
+        until(async || key().await["rejected_since"] == 3).await;
+        let last = key().await["last_accepted_at"].clone();
+
+        pages.open("").await;
+        let mut clicks = 0;
+        clicks += 1;
+        pages.follow("API keys").await;
+        let rows = pages.rows("Owner").await;
+        let row = rows.iter().find(|row| row["Name"] == "Courier").unwrap();
+        let shown = &row["Last accepted"];
+        assert!(shown.ends_with("Rejected since: 3"), "{shown}");
+        let times =
+            "return [...document.querySelectorAll('.used time')].map((time) => time.dateTime)";
+        let times = pages.ask(times, vec![]).await;
+        assert!(times.as_array().unwrap().contains(&last), "{times} {last}");
+        assert_eq!(clicks, 1);
+    })
+    .await;
+}
+
+#[tokio::test]
+#[ignore = "needs Chromium: see scripts/test"]
+async fn rotating_a_key_and_seeing_its_client_move_takes_three_clicks() {
+    signed_in(async |pages: &Pages| {
+        let demo = &pages.demo;
+        let old = pages.generate("Courier", &[]).await;
+        for _ in 0..2 {
+            assert_eq!(demo.get("/v1/postings", &old).await, StatusCode::OK);
+        }
+        let id = KeyId::of_secret(&old).unwrap();
+        let fact = async |term: &str| {
+            let script = "return [...document.querySelectorAll('.lineage dt')]
+                .find((dt) => dt.textContent === arguments[0])?.nextSibling.textContent";
+            pages.ask(script, vec![json!(term)]).await
+        };
+        pages.open("/keys").await;
+        let mut clicks = 0;
+        for label in ["Rotate Courier", "Rotate", "View old key"] {
+            clicks += 1;
+            match label {
+                "Rotate" => pages.send(label).await,
+                _ => pages.follow(label).await,
+            }
+            if label == "Rotate" {
+                let new = pages.secret().await;
+                assert_eq!(demo.get("/v1/postings", &new).await, StatusCode::OK);
+                let new = format!("/keys/{}", KeyId::of_secret(&new).unwrap());
+                until(async || {
+                    let key = demo.manage(Method::GET, &new, None).await.json();
+                    key["first_accepted_at"].is_string()
+                })
+                .await;
+            }
+        }
+        assert_eq!(clicks, 3);
+        assert!(pages.url().await.path().ends_with(&format!("/keys/{id}")));
+        assert_eq!(pages.heading().await, "Courier replaced");
+        assert_eq!(fact("Old secret").await, "2 requests in the last hour");
+        assert_eq!(fact("Old secret ends").await, "in 24 h");
+        assert_ne!(fact("New secret first accepted").await, "Not yet");
+        assert!(!pages.has_link("Rotate").await);
+
+        // Each key refers to the other, and the list tells them apart.
+        pages.open("/keys").await;
+        let rows = pages.rows("Owner").await;
+        let rows = rows.iter().filter(|row| row["Name"] == "Courier");
+        let rows: Vec<_> = rows.map(|row| (&*row["Status"], &*row["Key"])).collect();
+        assert_eq!(rows.len(), 2);
+        assert!(
+            rows[0].0 == "active" && rows[0].1.contains("Replaces"),
+            "{rows:?}"
+        );
+        assert!(
+            rows[1].0.starts_with("replaced") && rows[1].0.contains("ends in 24 h"),
+            "{rows:?}"
+        );
+        assert!(rows[1].1.contains("Replaced by"), "{rows:?}");
+        pages.open(&format!("/keys/{id}")).await;
+        pages.follow("End it now").await;
+        pages.send("Revoke").await;
+        assert_eq!(
+            demo.get("/v1/postings", &old).await,
+            StatusCode::UNAUTHORIZED
+        );
+        assert!(fact("Old secret ended").await.is_string());
+        assert!(!pages.has_link("End it now").await);
     })
     .await;
 }

@@ -96,7 +96,7 @@ async fn a_generated_key_can_be_copied_and_used() {
         let rows = pages.rows("Owner").await;
         let row = rows.iter().find(|row| row["Name"] == "Courier").unwrap();
         assert_eq!((&*row["Owner"], &*row["Status"]), ("customer-5", "active"));
-        assert_ne!(row["Last used"], "Never");
+        assert_ne!(row["Last accepted"], "Never");
     })
     .await;
 }

@@ -94,7 +94,7 @@ async fn all_pages(look: &mut Look<'_>) {
         ("overview-by-class", "?statuses=classes"),
         ("log-of-an-owner", "/log?owner=customer-17&outcome=failed"),
         ("keys", "/keys"),
-        ("keys-sorted", "/keys?sort=last-used"),
+        ("keys-sorted", "/keys?sort=last-accepted"),
         ("keys-none-found", "/keys?name=nobody"),
         ("audit", "/audit"),
         ("audit-none-found", "/audit?actor=nobody"),

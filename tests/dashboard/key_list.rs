@@ -37,8 +37,16 @@ async fn keys_are_sorted_and_counted() {
         ("", ["gamma", "Alpha", "beta"], "descending"),
         ("?sort=oldest", ["beta", "Alpha", "gamma"], "ascending"),
         ("?sort=name", ["Alpha", "beta", "gamma"], "ascending"),
-        ("?sort=last-used", ["beta", "gamma", "Alpha"], "descending"),
-        ("?sort=least-used", ["Alpha", "gamma", "beta"], "ascending"),
+        (
+            "?sort=last-accepted",
+            ["beta", "gamma", "Alpha"],
+            "descending",
+        ),
+        (
+            "?sort=longest-idle",
+            ["Alpha", "gamma", "beta"],
+            "ascending",
+        ),
         ("?sort=expiry", ["gamma", "Alpha", "beta"], "ascending"),
     ] {
         let page = pages.get(&format!("/admin/keys{sort}")).await;
@@ -53,14 +61,17 @@ async fn keys_are_sorted_and_counted() {
     for (column, sort) in [
         ("Name", "name"),
         ("Created", "oldest"),
-        ("Last used", "last-used"),
+        ("Last accepted", "last-accepted"),
         ("Expires", "expiry"),
     ] {
         let link = page.link(column);
         assert_eq!(link, format!("/admin/keys?status=active&sort={sort}"));
     }
-    let page = pages.get("/admin/keys?name=a&sort=last-used").await;
-    assert_eq!(page.link("Last used"), "/admin/keys?name=a&sort=least-used");
+    let page = pages.get("/admin/keys?name=a&sort=last-accepted").await;
+    assert_eq!(
+        page.link("Last accepted"),
+        "/admin/keys?name=a&sort=longest-idle"
+    );
     let page = pages.get("/admin/keys?name=gamma").await;
     assert!(page.text.contains("<p>1 API key</p>"));
     let page = pages.get("/admin/keys?sort=odd").await;

@@ -14,6 +14,7 @@ mod key_filter;
 mod key_form;
 mod key_list;
 mod keys;
+mod lineage;
 mod log;
 mod markup;
 mod navigation;

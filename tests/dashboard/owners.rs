@@ -252,19 +252,23 @@ async fn the_page_shows_this_month_and_the_last_one_by_key() {
             "Rate limited",
             "Cost",
             "Billable cost",
+            "Last accepted",
         ];
         let row = |name: String, amounts: [&str; 6]| {
             let amounts = amounts.map(String::from);
             [vec![name], amounts.into()].concat()
         };
+        let accepted = |row: Vec<String>, last: &str| [row, vec![last.into()]].concat();
+        let at = zone.to_datetime(start);
+        let at = at.strftime("%Y-%m-%d %H:%M +14").to_string();
         let of_now = table(&page.text, &format!("<h3>{now} to date</h3>"));
         assert_eq!(of_now[0][1..], heads[1..]);
         assert_eq!(
             of_now[1..],
             [
-                row(name(&busy), ["10", "7", "1", "2", "40", "35"]),
-                row(name(&calm), ["1", "0", "1", "0", "5", "0"]),
-                row(name(&unused), ["0", "0", "0", "0", "0", "0"]),
+                accepted(row(name(&busy), ["10", "7", "1", "2", "40", "35"]), &at),
+                accepted(row(name(&calm), ["1", "0", "1", "0", "5", "0"]), &at),
+                accepted(row(name(&unused), ["0", "0", "0", "0", "0", "0"]), "Never"),
                 row("Total".into(), ["11", "7", "2", "2", "45", "35"]),
             ]
         );
@@ -298,20 +302,27 @@ async fn the_page_shows_this_month_and_the_last_one_by_key() {
         );
         let mut lines: Vec<_> = file.text.lines().collect();
         lines[1..3].sort_unstable();
-        let row = |key: Option<KeyId>, name: &str, amounts: &str| {
+        let row = |key: Option<KeyId>, name: &str, amounts: &str, accepted: &str| {
             let key = key.map(|id| id.to_string()).unwrap_or_default();
-            format!("{month},Pacific/Kiritimati,\"acme\",{key},\"{name}\",{amounts},true")
+            format!(
+                "{month},Pacific/Kiritimati,\"acme\",{key},\"{name}\",{amounts},true,{accepted}"
+            )
         };
         let mut expected = [
-            row(Some(busy.id), "Busy", "2,2,0,0,2,2,2"),
-            row(Some(gone.id), "", "4,4,0,0,4,4,4"),
+            row(
+                Some(busy.id),
+                "Busy",
+                "2,2,0,0,2,2,2",
+                &format!("{start},0"),
+            ),
+            row(Some(gone.id), "", "4,4,0,0,4,4,4", ","),
         ];
         expected.sort_unstable();
         let head = "\u{feff}month,time_zone,owner,key,name,requests,completed,failed,rate_limited,\
-                    cost,billable_requests,billable_cost,exact";
+                    cost,billable_requests,billable_cost,exact,last_accepted_at,rejected_since";
         assert_eq!(lines[0], head);
         assert_eq!(lines[1..3], expected);
-        assert_eq!(lines[3], row(None, "Total", "6,6,0,0,6,6,6"));
+        assert_eq!(lines[3], row(None, "Total", "6,6,0,0,6,6,6", ","));
         assert_eq!(lines.len(), 4);
         return;
     }
@@ -652,7 +663,7 @@ async fn a_month_that_starts_within_a_stored_hour_is_approximate() {
             let file = pages.get(&format!("{path}?{query}")).await.text;
             let rows: Vec<_> = file.lines().skip(1).collect();
             assert!(!rows.is_empty());
-            let is_marked = |row: &&str| row.ends_with(&format!(",{exact}"));
+            let is_marked = |row: &&str| row.split(',').any(|cell| cell == exact.to_string());
             assert!(rows.iter().all(is_marked), "{zone}: {file}");
         }
     }

@@ -24,7 +24,8 @@ async fn the_page_links_to_all_actions() {
         assert_eq!(href, format!("/admin/keys/{}/{action}", key.id));
         assert_eq!(pages.get(&href).await.status, StatusCode::OK, "{href}");
     }
-    assert!(page.text.contains("<dt>Last used</dt><dd>Never</dd>"));
+    assert!(page.text.contains("<dt>Last accepted</dt><dd>Never</dd>"));
+    assert!(page.text.contains("<dt>Rejected since</dt><dd>0</dd>"));
     assert!(page.text.contains("<dt>Allowed IPs</dt><dd>Any</dd>"));
 }
 

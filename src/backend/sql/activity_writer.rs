@@ -72,10 +72,9 @@ impl ActivityWriter {
             }
         }
         for (key, activity) in &state.deferred {
-            if due.len() >= KEYS_PER_BATCH {
-                break;
-            }
-            if !later.contains_key(key) {
+            let age = activity.last_accepted.map(|last| now.saturating_sub(last));
+            let is_recent = age.is_some_and(|age| (0..=MAX_DELAY).contains(&age));
+            if !later.contains_key(key) && (due.len() < KEYS_PER_BATCH || !is_recent) {
                 due.entry(*key).or_insert_with(|| activity.clone());
             }
         }
@@ -202,6 +201,14 @@ mod tests {
         assert_eq!(write(batch(0..1, 60, false), 60).len(), 1);
         let later = 21 + MAX_DELAY;
         assert_eq!(write(batch(0..many, later, false), later).len(), many);
+        // Those of keys that are not used any more, too.
+        assert_eq!(
+            write(batch(0..many, later + 1, false), later + 1).len(),
+            KEYS_PER_BATCH
+        );
+        let after = later + 2 + MAX_DELAY;
+        let due = write(batch(many..2 * many, after, false), after);
+        assert_eq!(due.len(), 2 * many - KEYS_PER_BATCH);
         // The clock was set back.
         assert_eq!(write(batch(0..many, 5, false), 5).len(), many);
         writer.divide(batch(0..many, 6, false), 6);

@@ -6,6 +6,7 @@ use maud::{Markup, html};
 use super::components::{clipped, minute, none};
 use super::limit_text;
 use crate::dashboard::page_context::PageContext;
+use crate::id::KeyId;
 use crate::key::{AuditEntry, Key};
 
 /// A field as text, and as shown.
@@ -38,7 +39,7 @@ pub(super) fn list(context: &PageContext, entry: &AuditEntry) -> Markup {
     }
 }
 
-fn fields(context: &PageContext, key: &Key, at: Timestamp) -> [(&'static str, Field); 10] {
+fn fields(context: &PageContext, key: &Key, at: Timestamp) -> [(&'static str, Field); 11] {
     let text = |text: Option<&str>| -> Field {
         let shown = html! { @match text { Some(text) => (clipped(text)), None => "None" } };
         (text.map(String::from), shown)
@@ -66,5 +67,9 @@ fn fields(context: &PageContext, key: &Key, at: Timestamp) -> [(&'static str, Fi
         ("Expires", expires),
         ("Status", text(Some(key.status(at).as_str()))),
         ("Secret", text(secret)),
+        (
+            "Replaced by",
+            text(key.replaced_by.as_ref().map(KeyId::as_str)),
+        ),
     ]
 }

@@ -5,11 +5,12 @@ use std::borrow::Cow;
 use jiff::Timestamp;
 use maud::{Markup, html};
 
+use crate::dashboard::charts;
 use crate::dashboard::form::FieldErrors;
 use crate::dashboard::owner_path::linked_path;
 use crate::dashboard::page_context::PageContext;
 use crate::id::uuid_at;
-use crate::key::Key;
+use crate::key::{Key, KeyStatus};
 
 /// A time in the browser's time zone, with UTC in the tooltip. The script formats it for the browser's locale.
 pub(super) fn time(context: &PageContext, time: Timestamp) -> Markup {
@@ -28,16 +29,22 @@ pub(super) fn date(context: &PageContext, time: Timestamp) -> Markup {
 }
 
 pub(super) fn badge(key: &Key) -> Markup {
-    let name = key.status(Timestamp::now()).as_str();
+    let name = match key.status(Timestamp::now()) {
+        KeyStatus::Active if key.replaced_by.is_some() => "replaced",
+        status => status.as_str(),
+    };
     html! { span class={ "badge " (name) } { (name) } }
 }
 
-/// The last use of a key.
-pub(super) fn last_used(context: &PageContext, key: &Key) -> Markup {
+/// When the last accepted request of a key arrived, and the number of requests rejected since.
+pub(super) fn last_accepted(context: &PageContext, key: &Key) -> Markup {
     html! {
         @match key.last_accepted_at {
-            Some(used) => (minute(context, used)),
+            Some(time) => (minute(context, time)),
             None => strong .never { "Never" },
+        }
+        @if key.rejected_since > 0 {
+            small { "Rejected since: " (charts::count(key.rejected_since)) }
         }
     }
 }

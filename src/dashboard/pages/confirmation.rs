@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use jiff::{SignedDuration, Timestamp};
 use maud::{Markup, html};
 
-use super::components::{last_used, minute, name, name_or_none};
+use super::components::{last_accepted, minute, name, name_or_none};
 use crate::dashboard::charts;
 use crate::dashboard::page_context::PageContext;
 use crate::dashboard::return_path::ReturnPath;
@@ -60,7 +60,7 @@ pub(super) async fn key_facts(shared: &Shared, context: &PageContext, key: &Key)
         ("Key", html! { code { (key.hint) } }),
         ("Owner", name_or_none(key.owner.as_deref())),
         ("Created", minute(context, key.created_at)),
-        ("Last used", last_used(context, key)),
+        ("Last accepted", last_accepted(context, key)),
         ("Requests in 24 hours", recent.of(key)),
     ];
     html! {
@@ -76,7 +76,7 @@ pub(super) async fn facts_of_all(shared: &Shared, context: &PageContext, keys: &
         "Key",
         "Owner",
         "Created",
-        "Last used",
+        "Last accepted",
         "Requests in 24 hours",
     ];
     html! {
@@ -87,7 +87,7 @@ pub(super) async fn facts_of_all(shared: &Shared, context: &PageContext, keys: &
                 td data-label="Key" { code { (key.hint) } }
                 td data-label="Owner" { (name_or_none(key.owner.as_deref())) }
                 td data-label="Created" { (minute(context, key.created_at)) }
-                td data-label="Last used" { (last_used(context, key)) }
+                td data-label="Last accepted" { (last_accepted(context, key)) }
                 td data-label="Requests in 24 hours" { (recent.of(key)) }
             } } }
         } }

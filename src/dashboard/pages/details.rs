@@ -4,13 +4,20 @@ use jiff::Timestamp;
 use maud::{Markup, html};
 
 use super::components::{minute, name_or_none, owner};
+use super::lineage::Lineage;
 use super::{limit_text, reveal};
+use crate::dashboard::charts;
 use crate::dashboard::page_context::PageContext;
 use crate::dashboard::return_path::ReturnPath;
 use crate::dashboard::state::Shared;
 use crate::key::{Key, KeyStatus};
 
-pub(super) fn of_key(shared: &Shared, context: &PageContext, key: &Key) -> Markup {
+pub(super) fn of_key(
+    shared: &Shared,
+    context: &PageContext,
+    key: &Key,
+    lineage: &Lineage,
+) -> Markup {
     let list = |items: Vec<String>, none: &str| {
         html! {
             @if items.is_empty() { (none) }
@@ -39,7 +46,11 @@ pub(super) fn of_key(shared: &Shared, context: &PageContext, key: &Key) -> Marku
         ("Allowed IPs", list(addresses.collect(), "Any")),
         ("Created", moment(Some(key.created_at), "")),
         ("Expires", moment(key.expires_at, "Never")),
-        ("Last used", moment(key.last_accepted_at, "Never")),
+        ("Last accepted", moment(key.last_accepted_at, "Never")),
+        (
+            "Rejected since",
+            html! { (charts::count(key.rejected_since)) },
+        ),
         (
             "Secret",
             html! {
@@ -54,21 +65,18 @@ pub(super) fn of_key(shared: &Shared, context: &PageContext, key: &Key) -> Marku
             dl .facts {
                 @for (term, fact) in facts { div { dt { (term) } dd { (fact) } } }
                 @if let Some(revoked) = key.revoked_at { div { dt { "Revoked" } dd { (minute(context, revoked)) } } }
-                @if let Some(old) = key.rotated_from {
-                    div { dt { "Rotated from" } dd { a href=(context.at(&format!("/keys/{old}"))) { code { (old) } } } }
-                }
             }
-            p .actions { (actions(shared, context, key)) }
+            p .actions { (actions(shared, context, key, lineage)) }
         }
     }
 }
 
-fn actions(shared: &Shared, context: &PageContext, key: &Key) -> Markup {
+fn actions(shared: &Shared, context: &PageContext, key: &Key, lineage: &Lineage) -> Markup {
     let status = key.status(Timestamp::now());
     let active = status == KeyStatus::Active;
     let actions = [
         ("edit", "Edit", true),
-        ("rotate", "Rotate", active && shared.issuer.is_some()),
+        ("rotate", "Rotate", lineage.can_rotate(shared, key)),
         ("reveal", "Reveal secret", reveal::can_reveal(shared, key)),
         ("disable", "Disable", active),
         ("enable", "Enable", status == KeyStatus::Disabled),

@@ -97,7 +97,7 @@ pub(super) fn warning(
                 "This secret was pasted here. "
                 @if status == KeyStatus::Active {
                     "If it has leaked: " a href=(to("disable")) { "Disable" }
-                    @if shared.issuer.is_some() { " · " a href=(to("rotate")) { "Rotate" } }
+                    @if shared.issuer.is_some() && key.replaced_by.is_none() { " · " a href=(to("rotate")) { "Rotate" } }
                 } @else {
                     "The key is " (status) ": requests with it are rejected."
                 }

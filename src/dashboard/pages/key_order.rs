@@ -4,15 +4,15 @@ use std::cmp::Reverse;
 
 use crate::key::Key;
 
-/// The order of the list of keys. Keys that do not expire come last, and keys that were never used count as the least
-/// recently used.
+/// The order of the list of keys. Keys that do not expire come last, and keys without an accepted request count as the
+/// longest idle.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum KeyOrder {
     Newest,
     Oldest,
     Name,
-    LastUsed,
-    LeastUsed,
+    LastAccepted,
+    LongestIdle,
     Expiry,
 }
 
@@ -21,8 +21,8 @@ impl KeyOrder {
         Self::Newest,
         Self::Oldest,
         Self::Name,
-        Self::LastUsed,
-        Self::LeastUsed,
+        Self::LastAccepted,
+        Self::LongestIdle,
         Self::Expiry,
     ];
 
@@ -32,8 +32,8 @@ impl KeyOrder {
             Self::Newest => "",
             Self::Oldest => "oldest",
             Self::Name => "name",
-            Self::LastUsed => "last-used",
-            Self::LeastUsed => "least-used",
+            Self::LastAccepted => "last-accepted",
+            Self::LongestIdle => "longest-idle",
             Self::Expiry => "expiry",
         }
     }
@@ -49,8 +49,8 @@ impl KeyOrder {
             Self::Newest => "Newest first",
             Self::Oldest => "Oldest first",
             Self::Name => "Name",
-            Self::LastUsed => "Recently used first",
-            Self::LeastUsed => "Least recently used first",
+            Self::LastAccepted => "Last accepted first",
+            Self::LongestIdle => "Longest idle first",
             Self::Expiry => "Expires first",
         }
     }
@@ -58,8 +58,8 @@ impl KeyOrder {
     /// The value of `aria-sort`.
     pub(super) fn direction(self) -> &'static str {
         match self {
-            Self::Newest | Self::LastUsed => "descending",
-            Self::Oldest | Self::Name | Self::LeastUsed | Self::Expiry => "ascending",
+            Self::Newest | Self::LastAccepted => "descending",
+            Self::Oldest | Self::Name | Self::LongestIdle | Self::Expiry => "ascending",
         }
     }
 
@@ -69,8 +69,8 @@ impl KeyOrder {
             Self::Newest => {}
             Self::Oldest => keys.reverse(),
             Self::Name => keys.sort_by_cached_key(|key| key.name.to_lowercase()),
-            Self::LastUsed => keys.sort_by_key(|key| Reverse(key.last_accepted_at)),
-            Self::LeastUsed => keys.sort_by_key(|key| key.last_accepted_at),
+            Self::LastAccepted => keys.sort_by_key(|key| Reverse(key.last_accepted_at)),
+            Self::LongestIdle => keys.sort_by_key(|key| key.last_accepted_at),
             Self::Expiry => keys.sort_by_key(|key| (key.expires_at.is_none(), key.expires_at)),
         }
     }

@@ -8,11 +8,12 @@ use jiff::Timestamp;
 use maud::{Markup, html};
 
 use super::components::{
-    self, Icon, Input, badge, caption, copy_as, copy_secret, date, icon, last_used, name,
+    self, Icon, Input, badge, caption, copy_as, copy_secret, date, icon, last_accepted, name,
     name_or_none, owner,
 };
 use super::confirmation::back_field;
 use super::key_order::KeyOrder;
+use super::lineage::{self, Lineage};
 use super::owner_field::{self, owner_field};
 use super::{Failure, overview, page, reveal};
 use crate::dashboard::charts;
@@ -35,7 +36,11 @@ pub(in crate::dashboard) async fn list(
             (query.owner, query.owner_contains) = owner_field::resolve(&shared, owner).await?;
         }
         let listed = match wrong.is_empty() {
-            true => Some(Listed::read(&shared, &fields, &query, order).await?),
+            true => {
+                let mut listed = Listed::read(&shared, &fields, &query, order).await?;
+                listed.lineage = Lineage::of(&shared, &listed.keys).await?;
+                Some(listed)
+            }
             false => None,
         };
         Ok::<_, StoreError>((listed, owner_field::suggested(&shared).await?))
@@ -64,6 +69,7 @@ const ROWS: usize = 50;
 /// A page of the list.
 struct Listed {
     keys: Vec<Key>,
+    lineage: Lineage,
     /// The number of keys that match the filters, if they were all read.
     count: Option<usize>,
     order: KeyOrder,
@@ -100,6 +106,7 @@ impl Listed {
         Ok(Self {
             count,
             keys: newest.items,
+            lineage: Lineage::default(),
             order: KeyOrder::Newest,
             pages: [("Newest", (!first).then(|| to(""))), ("Older", older)],
         })
@@ -116,6 +123,7 @@ impl Listed {
         let shown = keys.into_iter().skip((number - 1) * ROWS);
         Self {
             keys: shown.take(ROWS).collect(),
+            lineage: Lineage::default(),
             count: Some(count),
             order,
             pages: [
@@ -287,15 +295,15 @@ fn table(shared: &Shared, context: &PageContext, kept: &FormFields, listed: &Lis
                 th scope="col" { "Status" }
                 (head("Created", [KeyOrder::Newest, KeyOrder::Oldest]))
                 (head("Expires", [KeyOrder::Expiry, KeyOrder::Expiry]))
-                (head("Last used", [KeyOrder::LastUsed, KeyOrder::LeastUsed]))
+                (head("Last accepted", [KeyOrder::LastAccepted, KeyOrder::LongestIdle]))
                 th scope="col" { span .unseen { "Actions" } }
             } }
-            tbody { @for key in &listed.keys { (row(shared, context, key)) } }
+            tbody { @for key in &listed.keys { (row(shared, context, key, &listed.lineage)) } }
         } }
     }
 }
 
-fn row(shared: &Shared, context: &PageContext, key: &Key) -> Markup {
+fn row(shared: &Shared, context: &PageContext, key: &Key, lineage: &Lineage) -> Markup {
     let at = context.at(&format!("/keys/{}", key.id));
     let is_active = key.status(Timestamp::now()) == KeyStatus::Active;
     html! {
@@ -309,14 +317,14 @@ fn row(shared: &Shared, context: &PageContext, key: &Key) -> Markup {
                 }
             }
             th .name scope="row" { a href=(at) { (name(&key.name)) } }
-            td .hint { code { (key.hint) } " " (copy_key(shared, context, key)) }
+            td .hint { code { (key.hint) } " " (copy_key(shared, context, key)) (lineage.links(context, key)) }
             td .owner data-label="Owner" { (owner(context, key.owner.as_deref())) }
             td .environment data-label="Environment" { (name_or_none(key.environment.as_deref())) }
-            td .status { (badge(key)) }
+            td .status { (badge(key)) (lineage::end(key)) }
             td data-label="Created" { (date(context, key.created_at)) }
             td data-label="Expires" { @if let Some(end) = key.expires_at { (date(context, end)) } @else { "Never" } }
-            td .used data-label="Last used" { (last_used(context, key)) }
-            td .actions { (actions(shared, context, key, &at)) }
+            td .used data-label="Last accepted" { (last_accepted(context, key)) }
+            td .actions { (actions(shared, context, key, &at, lineage)) }
         }
     }
 }
@@ -332,9 +340,15 @@ fn copy_key(shared: &Shared, context: &PageContext, key: &Key) -> Markup {
 }
 
 /// Icon links for frequent actions, in fixed columns. The others are on the key's page.
-fn actions(shared: &Shared, context: &PageContext, key: &Key, at: &str) -> Markup {
+fn actions(
+    shared: &Shared,
+    context: &PageContext,
+    key: &Key,
+    at: &str,
+    lineage: &Lineage,
+) -> Markup {
     let status = key.status(Timestamp::now());
-    let rotate = status == KeyStatus::Active && shared.issuer.is_some();
+    let rotate = lineage.can_rotate(shared, key);
     let switch = match status {
         KeyStatus::Active => Some(("/disable", "Disable", Icon::Disable)),
         KeyStatus::Disabled => Some(("/enable", "Enable", Icon::Enable)),

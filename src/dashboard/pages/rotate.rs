@@ -11,16 +11,18 @@ use maud::html;
 use super::components::{self, Input, ONCE, name};
 use super::confirmation::{back_field, back_link, key_facts};
 use super::generate::no_issuer;
+use super::lineage::Lineage;
 use super::posted_form::PostedForm;
 use super::secret::new_secret;
 use super::{Failure, page};
 use crate::dashboard::form::{FieldErrors, FormFields};
-use crate::dashboard::idempotency::RequestKey;
+use crate::dashboard::idempotency::{IdempotencyError, RequestKey};
 use crate::dashboard::page_context::PageContext;
 use crate::dashboard::pages::key_in_path::KeyInPath;
 use crate::dashboard::return_path::ReturnPath;
 use crate::dashboard::state::Shared;
-use crate::key::{Issuer, Key};
+use crate::id::KeyId;
+use crate::key::{IssueError, Issuer, Key, StoreError};
 
 const HOUR: u64 = 3_600;
 
@@ -38,8 +40,30 @@ pub(in crate::dashboard) async fn form(
     KeyInPath(key): KeyInPath,
     fields: FormFields,
 ) -> Response {
-    let wrong = FieldErrors::default();
-    shown(&shared, &context, &key, &fields, &wrong).await
+    match Lineage::of(&shared, std::slice::from_ref(&key)).await {
+        Ok(lineage) => match lineage.replacement(&key) {
+            Some(new) => already_replaced(&context, &key, new.id, &new.hint),
+            None => shown(&shared, &context, &key, &fields, &FieldErrors::default()).await,
+        },
+        Err(error) => Failure::from(error).page(&context),
+    }
+}
+
+/// `hint` is that of the key with the id `new`.
+fn already_replaced(context: &PageContext, key: &Key, new: KeyId, hint: &str) -> Response {
+    let back = ReturnPath::key(key.id);
+    let at = context.at(&format!("/keys/{new}"));
+    let content = html! {
+        (back_link(context, &back))
+        h1 { "Already rotated" }
+        p {
+            (name(&key.name)) " was replaced by " a href=(&at) { code { (hint) } } ". "
+            "A key can be rotated only once. Rotate the new key instead."
+        }
+        p { a .button href={ (at) "/rotate" } { "Rotate new key" } }
+    };
+    let page = page(context, "Already rotated", &content);
+    (StatusCode::CONFLICT, page).into_response()
 }
 
 async fn shown(
@@ -120,6 +144,10 @@ pub(in crate::dashboard) async fn rotate(
             let (title, back) = ("API key rotated", back_of(&fields, &key));
             new_secret(&shared, &context, &headers, &issued, title, &back)
         }
+        Err(IdempotencyError::Failed(IssueError::Store(StoreError::Replaced {
+            replaced_by,
+            ..
+        }))) => already_replaced(&context, &key, replaced_by, replaced_by.as_str()),
         Err(error) => Failure::from(error).page(&context),
     }
 }

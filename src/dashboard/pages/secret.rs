@@ -38,6 +38,9 @@ pub(super) fn new_secret(
         (curl(shared, context, headers, secret))
         p {
             a href=(context.at(&format!("/keys/{}", issued.key.id))) { "View usage" } " · "
+            @if let Some(old) = issued.key.rotated_from.filter(|old| !back.is_of(*old)) {
+                a href=(context.at(&format!("/keys/{old}"))) { "View old key" } " · "
+            }
             a href=(back.url(&context.base)) { (back.label()) }
         }
     };

@@ -11,6 +11,7 @@ use maud::{Markup, html};
 
 use super::breakdowns::{self, Links, STATUSES};
 use super::components::{badge, copy, name};
+use super::lineage::Lineage;
 use super::log::{self, Columns, Log, Table};
 use super::range::{self, TimeRange};
 use super::{Failure, details, find, page, redirect};
@@ -47,6 +48,7 @@ async fn shown(
     warning: &Markup,
     columns: Columns,
 ) -> Result<Markup, Failure> {
+    let lineage = Lineage::of(shared, std::slice::from_ref(key)).await?;
     let picked = TimeRange::of(context, fields);
     let range = |times: &Range<Timestamp>| {
         let range = UsageRange::new().key(key.id);
@@ -84,7 +86,8 @@ async fn shown(
             h1 { (name(&key.name)) " " (badge(key)) }
             p { code { (key.id) } " " (copy(key.id.as_str(), "key ID")) }
         }
-        (details::of_key(shared, context, key))
+        (details::of_key(shared, context, key, &lineage))
+        (lineage.sections(shared, context, key).await)
         (picked.choice(context, &links.at, fields, &log::KEPT))
         (breakdowns::exactness(summary.exact))
         (breakdowns::cards(&summary.totals, &before, &links, true))

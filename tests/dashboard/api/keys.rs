@@ -52,10 +52,13 @@ async fn a_key_is_created_as_requested_and_its_secret_is_returned_once() {
     assert_eq!(key["status"], "active");
     let nothing = [
         &key["revoked_at"],
+        &key["first_accepted_at"],
         &key["last_accepted_at"],
         &key["rotated_from"],
+        &key["replaced_by"],
     ];
-    assert_eq!(nothing, [&json!(null); 3]);
+    assert_eq!(nothing, [&json!(null); 5]);
+    assert_eq!(key["rejected_since"], 0);
 
     let id = id_of(secret);
     let protected = Router::new()
@@ -191,6 +194,15 @@ async fn a_rotated_key_expires_after_its_grace_period() {
     let end: jiff::Timestamp = old["expires_at"].as_str().unwrap().parse().unwrap();
     let left = end.duration_since(jiff::Timestamp::now()).as_secs();
     assert!((3_500..=3_600).contains(&left), "{left}");
+    assert_eq!(old["replaced_by"], new["id"]);
+    let again = format!("/keys/{}/rotate", old["id"].as_str().unwrap());
+    let (detail, _) = api.post(&again, body).await.problem(409);
+    let expected = format!(
+        "key {} has been replaced by key {}; rotate that key instead",
+        old["id"].as_str().unwrap(),
+        new["id"].as_str().unwrap()
+    );
+    assert_eq!(detail, expected);
     let gone = format!("/keys/{}/rotate", "0".repeat(16));
     api.post(&gone, body).await.problem(404);
 }

@@ -72,7 +72,7 @@ pub(super) fn unused(context: &PageContext, keys: &Page<Key>) -> Markup {
             tr {
                 th scope="row" { (line_to(&at, &key.name)) }
                 td data-label="Owner" { (owner(context, key.owner.as_deref())) }
-                td data-label="Last used" { @if let Some(used) = key.last_accepted_at { (date(context, used)) } @else { strong .never { "Never" } } }
+                td data-label="Last accepted" { @if let Some(used) = key.last_accepted_at { (date(context, used)) } @else { strong .never { "Never" } } }
                 td {
                     @let back = context.back_here(&ReturnPath::key(key.id));
                     a href={ (at) "/disable" (back) } aria-label={ "Disable " (key.name) } { "Disable" }
@@ -83,7 +83,7 @@ pub(super) fn unused(context: &PageContext, keys: &Page<Key>) -> Markup {
     let more = keys.next.is_some().then(|| context.at("/keys?show=unused"));
     let nothing = format!("No active key has been unused for {UNUSED_DAYS} days.");
     let title = format!("Unused for {UNUSED_DAYS} days");
-    let heads = ["Key", "Owner", "Last used"];
+    let heads = ["Key", "Owner", "Last accepted"];
     table(
         "unused",
         &title,

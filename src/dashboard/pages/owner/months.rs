@@ -14,13 +14,14 @@ use crate::dashboard::charts;
 use crate::dashboard::form::FormFields;
 use crate::dashboard::month::Month;
 use crate::dashboard::page_context::{PageContext, zone_named};
-use crate::dashboard::pages::components::{badge, caption, line_to};
+use crate::dashboard::pages::components::{badge, caption, last_accepted, line_to, none};
+use crate::dashboard::pages::keys_by_id::keys_with;
 use crate::dashboard::pages::owner_in_path::OwnerInPath;
 use crate::dashboard::pages::owners::{amount_heads, amounts, download, month_of};
 use crate::dashboard::pages::{Failure, breakdowns, top};
 use crate::dashboard::state::Shared;
 use crate::id::KeyId;
-use crate::key::{Key, KeyQuery, StoreError};
+use crate::key::{Key, KeyQuery};
 use crate::page::PageRequest;
 use crate::usage::Totals;
 
@@ -42,21 +43,10 @@ pub(in crate::dashboard) async fn export(
         let usage = OwnerMonth::read(&shared.usage, &month, &owner).await?;
         let ids = usage.by_key.keys().copied().flatten();
         let keys = keys_with(&shared, ids.collect()).await?;
-        let names: BTreeMap<_, _> = keys.into_iter().map(|key| (key.id, key.name)).collect();
-        let name = |id| names.get(&id).cloned();
-        Ok::<_, Failure>(billing::file_by_key(&month, &owner, &usage, name))
+        let keys: BTreeMap<_, _> = keys.into_iter().map(|key| (key.id, key)).collect();
+        Ok::<_, Failure>(billing::file_by_key(&month, &owner, &usage, &keys))
     };
     file.await.unwrap_or_else(|failure| failure.page(&context))
-}
-
-/// The keys with these ids that still exist.
-async fn keys_with(shared: &Shared, ids: Vec<KeyId>) -> Result<Vec<Key>, StoreError> {
-    let mut keys = Vec::new();
-    for ids in ids.chunks(PageRequest::MAX_LIMIT) {
-        let query = KeyQuery::new().ids(ids.iter().copied()).limit(ids.len());
-        keys.extend(shared.keys.list(&query).await?.items);
-    }
-    Ok(keys)
 }
 
 /// The usage of an owner in this month and the last one.
@@ -156,22 +146,30 @@ impl Months {
                     th scope="col" { "Key" }
                     th .number scope="col" { "Requests" }
                     (amount_heads())
+                    @if is_current { th scope="col" { "Last accepted" } }
                 } }
                 tbody { @for (id, totals) in &rows { tr {
                     th scope="row" { (self.key(context, *id)) }
                     td .number data-label="Requests" { (charts::count(totals.total())) }
                     (amounts(totals))
+                    @if is_current { td data-label="Last accepted" { (self.last_accepted(context, *id)) } }
                 } } }
                 tfoot { tr {
                     th scope="row" { "Total" }
                     td .number data-label="Requests" { (charts::count(usage.totals.total())) }
                     (amounts(&usage.totals))
+                    @if is_current { td {} }
                 } }
             } }
             @if more > 0 {
                 p .rule { "And " (charts::count(more as u64)) " more keys. The file has every key with requests." }
             }
         }
+    }
+
+    fn last_accepted(&self, context: &PageContext, id: Option<KeyId>) -> Markup {
+        let key = id.and_then(|id| top::named(&self.keys, id));
+        html! { @match key { Some(key) => (last_accepted(context, key)), None => (none()) } }
     }
 
     fn key(&self, context: &PageContext, id: Option<KeyId>) -> Markup {
