@@ -139,6 +139,7 @@ async fn the_list_of_keys_fits_every_width() {
         ] {
             pages.generate(&name, &[("Owner", &"y".repeat(60))]).await;
         }
+        pages.rotate(UNUSED, "7 days").await;
         pages.open("/keys").await;
         for width in [1440, 1280, 1200, 1100, 1080, 1079, 900, 768, 640, 390, 320] {
             let size = json!({ "width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 600 });

@@ -141,6 +141,16 @@ async fn all_pages(look: &mut Look<'_>) {
     look.at("disable-several").await;
     pages.open_key("Enable", UNUSED).await;
     look.at("enable").await;
+    pages.send("Enable").await;
+    pages.rotate(UNUSED, "1 hour").await;
+    look.at("rotated").await;
+    pages.follow("View old key").await;
+    look.at("replaced").await;
+    let old = pages.url().await;
+    pages.go(&format!("{old}/rotate")).await;
+    look.at("already-rotated").await;
+    pages.open("/keys").await;
+    look.at("keys-rotated").await;
 
     // The remaining linked pages.
     while let Some((path, link)) = look.unseen() {

@@ -172,7 +172,7 @@ async fn forms_show_which_key_they_change() {
             format!("<dt>Key</dt><dd><code>{}</code>", key.hint),
             "<dt>Owner</dt><dd><bdi>customer-17</bdi>".into(),
             "<dt>Created</dt><dd><time class=\"minute\" datetime=\"2025-03-04T10:00:00Z\"".into(),
-            "<dt>Last accepted</dt><dd><time".into(),
+            "<dt>Last accepted</dt><dd><span><time".into(),
             "<dt>Requests in 24 hours</dt><dd>1,234</dd>".into(),
         ] {
             assert!(form.contains(&fact), "{action}: {fact} in {form}");

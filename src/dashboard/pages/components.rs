@@ -39,12 +39,14 @@ pub(super) fn badge(key: &Key) -> Markup {
 /// When the last accepted request of a key arrived, and the number of requests rejected since.
 pub(super) fn last_accepted(context: &PageContext, key: &Key) -> Markup {
     html! {
-        @match key.last_accepted_at {
-            Some(time) => (minute(context, time)),
-            None => strong .never { "Never" },
-        }
-        @if key.rejected_since > 0 {
-            small { "Rejected since: " (charts::count(key.rejected_since)) }
+        span {
+            @match key.last_accepted_at {
+                Some(time) => (minute(context, time)),
+                None => strong .never { "Never" },
+            }
+            @if key.rejected_since > 0 {
+                small { "Rejected since: " (charts::count(key.rejected_since)) }
+            }
         }
     }
 }
