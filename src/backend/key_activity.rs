@@ -128,6 +128,7 @@ impl KeyActivity {
     }
 
     /// The groups of rejected requests as stored. `None` if there are none.
+    #[cfg(feature = "_sql")]
     pub(super) fn rejected_bytes(&self) -> Option<Vec<u8>> {
         let numbers = self.rejected.iter();
         let numbers = numbers.flat_map(|group| [group.first, group.last, group.count]);
@@ -141,8 +142,12 @@ impl KeyActivity {
         counts.fold(0, i64::saturating_add)
     }
 
-    pub(super) fn has_rejected(&self) -> bool {
-        !self.rejected.is_empty()
+    /// The time of the latest request.
+    #[cfg(feature = "_sql")]
+    pub(super) fn latest(&self) -> Option<i64> {
+        // Those rejected are later than the last accepted one.
+        let rejected = self.rejected.last().map(|group| group.last);
+        rejected.or(self.last_accepted)
     }
 
     /// Adds the activity in a batch.

@@ -195,7 +195,8 @@ impl Issuer {
     ///
     /// # Errors
     ///
-    /// Returns an error if the key does not exist, is not active or was rotated before, or the store fails. Nothing is changed then.
+    /// Returns an error if the key does not exist, is not active or has been rotated, or the store fails. Nothing is changed
+    /// then.
     pub async fn rotate<S>(
         &self,
         store: &S,

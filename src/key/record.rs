@@ -310,9 +310,9 @@ impl KeyRecord {
     ///
     /// # Errors
     ///
-    /// [`StoreError::NotActive`] if the key is not active; [`StoreError::Replaced`] if it has been replaced, for which
-    /// a store resets `replaced_by` if that key has been deleted; [`StoreError::Invalid`] if the new hint or a time is out
-    /// of bounds. The record is unchanged then.
+    /// [`StoreError::NotActive`] if the key is not active; [`StoreError::Replaced`] if it has been replaced: stores first
+    /// reset `replaced_by` if that key has been deleted; [`StoreError::Invalid`] if the new hint or a time is out of bounds.
+    /// The record is unchanged then.
     pub fn rotate(&mut self, rotation: &Rotation) -> Result<Self, StoreError> {
         let status = self.key.status(rotation.rotated_at);
         if status != KeyStatus::Active {

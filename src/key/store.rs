@@ -150,7 +150,8 @@ pub trait KeyAdmin: KeyStore {
     /// # Errors
     ///
     /// [`StoreError::NotFound`]; [`StoreError::NotActive`] if the old key is not active; [`StoreError::Replaced`]
-    /// if it has been replaced by a key that exists; [`StoreError::Conflict`] if the new id exists; [`StoreError::Invalid`] if the new hint or a time is out of bounds.
+    /// if it has been replaced by a key that exists; [`StoreError::Conflict`] if the new id exists;
+    /// [`StoreError::Invalid`] if the new hint or a time is out of bounds.
     async fn rotate(
         &self,
         id: KeyId,

@@ -13,7 +13,7 @@ use crate::backend::key_activity::KeyActivity;
 use crate::backend::sql::micros::MINUTE;
 use crate::id::KeyId;
 
-/// The number of keys that each batch updates. Of more keys, those without rejected requests are updated once a minute.
+/// The number of keys that each batch updates. Of more keys, the others are updated once a minute.
 const KEYS_PER_BATCH: usize = 256;
 
 /// How long the update of a key may be deferred, in microseconds.
@@ -26,9 +26,9 @@ pub(in crate::backend) struct ActivityWriter(Mutex<State>);
 
 #[derive(Debug, Default)]
 struct State {
-    /// The last accepted requests that were written within the maximum delay.
+    /// The latest requests that were written within the maximum delay.
     written: HashMap<KeyId, i64, RandomState>,
-    /// Accepted requests to write later.
+    /// Requests to write later.
     deferred: BTreeMap<KeyId, KeyActivity>,
 }
 
@@ -53,10 +53,10 @@ impl ActivityWriter {
             // A later one is from before the clock was set back.
             let written = state.written.get(key).filter(|written| **written <= now);
             let is_recent = activity
-                .last_accepted
+                .latest()
                 .zip(written)
-                .is_some_and(|(last, written)| last.saturating_sub(*written) <= MAX_DELAY);
-            activity.has_rejected() || !is_recent
+                .is_some_and(|(latest, written)| latest.saturating_sub(*written) <= MAX_DELAY);
+            !is_recent
         };
         let (mut due, mut later): (BTreeMap<_, _>, BTreeMap<_, _>) = batch
             .into_iter()
@@ -72,7 +72,7 @@ impl ActivityWriter {
             }
         }
         for (key, activity) in &state.deferred {
-            let age = activity.last_accepted.map(|last| now.saturating_sub(last));
+            let age = activity.latest().map(|latest| now.saturating_sub(latest));
             let is_recent = age.is_some_and(|age| (0..=MAX_DELAY).contains(&age));
             if !later.contains_key(key) && (due.len() < KEYS_PER_BATCH || !is_recent) {
                 due.entry(*key).or_insert_with(|| activity.clone());
@@ -92,7 +92,7 @@ impl ActivityWriter {
         written.retain(|_, time| is_recent(*time));
         for (key, activity) in divided.due {
             deferred.remove(&key);
-            if let Some(time) = activity.last_accepted {
+            if let Some(time) = activity.latest() {
                 written.insert(key, time);
             }
         }
@@ -101,9 +101,9 @@ impl ActivityWriter {
         }
     }
 
-    /// Forgets everything, since the database may be another one.
+    /// Forgets what was written, since the database may be another one.
     pub(in crate::backend) fn clear(&self) {
-        *self.state() = State::default();
+        self.state().written.clear();
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -190,7 +190,7 @@ mod tests {
         };
         assert_eq!(write(batch(0..many, 10, false), 10).len(), many);
         assert_eq!(write(batch(0..many, 20, false), 20).len(), KEYS_PER_BATCH);
-        // Rejected requests are always due, together with what was deferred.
+        // Small batches are written at once, together with what was deferred.
         let due = write(batch(many - 1..many, 30, true), 30);
         assert_eq!(due.len(), KEYS_PER_BATCH);
         let last = &due[&key(many - 1)];
@@ -199,7 +199,7 @@ mod tests {
         assert_eq!(write(batch(0..1, 40, false), 40).len(), KEYS_PER_BATCH);
         assert_eq!(write(batch(0..1, 50, false), 50).len(), 2);
         assert_eq!(write(batch(0..1, 60, false), 60).len(), 1);
-        let later = 21 + MAX_DELAY;
+        let later = 61 + MAX_DELAY;
         assert_eq!(write(batch(0..many, later, false), later).len(), many);
         // Those of keys that are not used any more, too.
         assert_eq!(

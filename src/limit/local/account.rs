@@ -156,7 +156,7 @@ impl LimitHandle for AccountHandle {
 
 /// The decision about a single limit.
 #[inline]
-fn decision_of(result: Result<LimitStatus, Exceeded>) -> Decision {
+pub(in crate::limit) fn decision_of(result: Result<LimitStatus, Exceeded>) -> Decision {
     match result {
         Ok(status) => Decision::single(status),
         Err(exceeded) => {

@@ -10,7 +10,7 @@ use smallvec::{SmallVec, smallvec};
 use super::client::Shared;
 use super::script::{Charge, Operation, Outcome};
 use crate::clock::Now;
-use crate::limit::local::AccountHandle;
+use crate::limit::local::{AccountHandle, decision_of};
 use crate::limit::rate::Rate;
 use crate::limit::{Decision, LimitError, LimitHandle, LimitResponse};
 
@@ -183,6 +183,10 @@ impl Account {
             return None;
         }
         let usage = |limit: &Limit| limit.arrival.load(Ordering::Relaxed).saturating_sub(now);
+        if let [limit] = &self.limits[..] {
+            let exceeded = limit.rate.after(usage(limit), cost).err()?;
+            return Some(decision_of(Err(exceeded)));
+        }
         let is_exceeded = |limit: &Limit| limit.rate.after(usage(limit), cost).is_err();
         let is_rejected = self.limits.iter().any(is_exceeded);
         let decision = is_rejected.then(|| self.decision(self.limits.iter().map(usage), cost))?;
