@@ -4,6 +4,7 @@
 //! The input is a letter that selects the endpoint, followed by the query.
 
 use std::cell::{LazyCell, RefCell};
+use std::net::IpAddr;
 
 use bytes::Bytes;
 use http::{Request, StatusCode};
@@ -15,7 +16,7 @@ use keytally::backend::MemoryBackend;
 use keytally::dashboard::{AllowEveryone, Dashboard};
 use keytally::usage::{
     Batch, Cause, Count, LogFilter, Method, Outcome, RejectionReason, Status, StatusClass,
-    UsageEvent, UsageReader, UsageSink,
+    StatusFilter, UsageEvent, UsageReader, UsageSink,
 };
 use keytally::{Clock, KeyId, PageToken};
 use serde_json::Value;
@@ -59,15 +60,18 @@ struct Filter {
     owner_part: Option<String>,
     from: Option<Timestamp>,
     to: Option<Timestamp>,
-    outcome: Option<Outcome>,
+    /// Empty for any, as other lists.
+    outcomes: Vec<Outcome>,
     cause: Option<Cause>,
     reason: Option<RejectionReason>,
-    method: Option<Method>,
+    methods: Vec<Method>,
     endpoint: Option<String>,
-    status: Option<Status>,
-    class: Option<StatusClass>,
+    endpoint_part: Option<String>,
+    statuses: Vec<StatusFilter>,
     resource: Option<String>,
+    client: Option<IpAddr>,
     request: Option<String>,
+    event: Option<Uuid>,
     limit: Option<usize>,
     after: Option<PageToken>,
 }
@@ -86,6 +90,21 @@ fn named<T: Copy + ToString>(all: &[T], name: &str) -> Option<T> {
         .find(|member| member.to_string() == name)
 }
 
+/// A code or a class, in upper or lower case.
+fn status(text: &str) -> Option<StatusFilter> {
+    let class = named(&StatusClass::ALL, &text.to_ascii_lowercase());
+    match class {
+        Some(class) => Some(class.into()),
+        None => Some(text.parse::<Status>().ok()?.into()),
+    }
+}
+
+/// The values of a list in a query of the JSON API.
+fn list<T>(text: &str, parse: impl Fn(&str) -> Option<T>) -> Option<Vec<T>> {
+    let values: Option<Vec<T>> = text.split(',').map(parse).collect();
+    values.filter(|values| values.len() <= 100)
+}
+
 impl Filter {
     /// Parses a query of the JSON API: unknown and repeated parameters are errors.
     fn of_api(query: &str, paged: bool) -> Option<Self> {
@@ -101,16 +120,17 @@ impl Filter {
                 "owner_contains" => wanted.owner_part = Some(value),
                 "from" => wanted.from = Some(value.parse().ok()?),
                 "to" => wanted.to = Some(value.parse().ok()?),
-                "outcome" => wanted.outcome = Some(named(&Outcome::ALL, &value)?),
+                "outcome" => wanted.outcomes = list(&value, |it| named(&Outcome::ALL, it))?,
                 "cause" => wanted.cause = Some(named(&Cause::ALL, &value)?),
                 "rejection_reason" => {
                     wanted.reason = Some(named(&RejectionReason::ALL, &value)?);
                 }
-                "method" => wanted.method = Some(value.parse().ok()?),
+                "method" => wanted.methods = list(&value, |it| it.parse().ok())?,
                 "endpoint" => wanted.endpoint = Some(value),
-                "status" => wanted.status = Some(value.parse().ok()?),
-                "status_class" => wanted.class = Some(named(&StatusClass::ALL, &value)?),
+                "endpoint_contains" => wanted.endpoint_part = Some(value),
+                "status" => wanted.statuses = list(&value, status)?,
                 "resource_id" => wanted.resource = Some(value),
+                "client_ip" => wanted.client = Some(value.parse().ok()?),
                 "request_id" => wanted.request = Some(value),
                 "limit" if paged => wanted.limit = Some(value.parse().ok()?),
                 "after" if paged => wanted.after = Some(value.parse().ok()?),
@@ -158,7 +178,6 @@ impl Filter {
             owner_part: get("owner"),
             from: time("since")?,
             to: Some(time("until")?.unwrap_or_else(Timestamp::now)),
-            endpoint: get("endpoint"),
             resource: get("resource"),
             request: get("request"),
             ..Self::default()
@@ -166,22 +185,32 @@ impl Filter {
         if let Some(text) = get("key") {
             wanted.key = Some(text.parse().ok()?);
         }
-        if let Some(text) = get("method") {
-            wanted.method = Some(text.parse().ok()?);
+        // The name of an endpoint matches no others.
+        match get("endpoint") {
+            Some(text) if ENDPOINTS.contains(&&*text) => wanted.endpoint = Some(text),
+            text => wanted.endpoint_part = text,
         }
-        if let Some(text) = get("outcome") {
-            wanted.outcome = Some(named(&Outcome::ALL, &text)?);
+        if let Some(text) = get("client") {
+            wanted.client = Some(text.parse().ok()?);
         }
+        // Values are separated by commas or repeat the field.
+        let values = |name: &str| -> Vec<String> {
+            let values = fields.iter().filter(|(it, _)| it == name);
+            let values = values.flat_map(|(_, value)| value.split(','));
+            let values = values.map(|value| value.trim().to_owned());
+            values.filter(|value| !value.is_empty()).collect()
+        };
+        let methods = values("method").into_iter().map(|it| it.parse().ok());
+        wanted.methods = methods.collect::<Option<_>>()?;
+        let outcomes = values("outcome").into_iter();
+        let outcomes = outcomes.map(|it| named(&Outcome::ALL, &it));
+        wanted.outcomes = outcomes.collect::<Option<_>>()?;
+        let statuses = values("code").into_iter().map(|it| status(&it));
+        wanted.statuses = statuses.collect::<Option<_>>()?;
         if let Some(text) = get("cause") {
             wanted.cause = named(&Cause::ALL, &text);
             if wanted.cause.is_none() {
                 wanted.reason = Some(named(&RejectionReason::ALL, &text)?);
-            }
-        }
-        if let Some(text) = get("code") {
-            wanted.class = named(&StatusClass::ALL, &text.to_ascii_lowercase());
-            if wanted.class.is_none() {
-                wanted.status = Some(text.parse().ok()?);
             }
         }
         (wanted.from.is_none() || wanted.from < wanted.to).then_some(wanted)
@@ -195,15 +224,17 @@ impl Filter {
             owner_part: filter.owner_contains,
             from: filter.from,
             to: filter.to,
-            outcome: filter.outcome,
+            outcomes: filter.outcomes,
             cause: filter.cause,
             reason: filter.rejection_reason,
-            method: filter.method,
+            methods: filter.methods,
             endpoint: filter.endpoint,
-            status: filter.status,
-            class: filter.status_class,
+            endpoint_part: filter.endpoint_contains,
+            statuses: filter.statuses,
             resource: filter.resource_id,
+            client: filter.client_ip,
             request: filter.request_id,
+            event: filter.event_id,
             ..Self::default()
         }
     }
@@ -211,6 +242,9 @@ impl Filter {
     fn matches(&self, event: &UsageEvent) -> bool {
         fn is<T: PartialEq>(wanted: &Option<T>, actual: Option<T>) -> bool {
             wanted.is_none() || *wanted == actual
+        }
+        fn any<T>(wanted: &[T], matches: impl Fn(&T) -> bool) -> bool {
+            wanted.is_empty() || wanted.iter().any(matches)
         }
         let text = |text: Option<&str>| text.map(str::to_owned);
         let class = match event.status {
@@ -231,14 +265,26 @@ impl Filter {
             })
             && self.from.is_none_or(|from| from <= event.time)
             && self.to.is_none_or(|to| event.time < to)
-            && is(&self.outcome, Some(event.outcome))
+            && any(&self.outcomes, |it| *it == event.outcome)
             && is(&self.cause, event.cause)
             && is(&self.reason, event.rejection_reason)
-            && is(&self.method, Some(event.method))
+            && any(&self.methods, |it| *it == event.method)
             && is(&self.endpoint, text(Some(&event.endpoint)))
-            && is(&self.status, Some(event.status))
-            && is(&self.class, Some(class))
+            // No endpoint is a route template.
+            && self.endpoint_part.as_ref().is_none_or(|part| {
+                let endpoint = event.endpoint.to_lowercase();
+                let path = part.split('?').next().unwrap_or_default();
+                endpoint.contains(&part.to_lowercase())
+                    || part.starts_with('/') && endpoint == path.to_lowercase()
+            })
+            && any(&self.statuses, |it| match it {
+                StatusFilter::Status(status) => *status == event.status,
+                StatusFilter::Class(it) => *it == class,
+                _ => false,
+            })
             && is(&self.resource, text(event.resource_id.as_deref()))
+            && is(&self.client, event.client_ip)
+            && is(&self.event, Some(event.id))
             && (is(&self.request, text(event.request_id.as_deref()))
                 || self.request.as_ref().is_some_and(own_id))
             && self.after.as_ref().is_none_or(|after| {
@@ -388,6 +434,8 @@ fn check_problem(status: StatusCode, body: &[u8]) {
     assert_eq!(problem["status"], 400);
 }
 
+const ENDPOINTS: [&str; 3] = ["/a", "/b", "é"];
+
 /// Requests that differ in all filterable fields, newest first.
 fn events() -> Vec<UsageEvent> {
     let start: Timestamp = "2020-02-01T10:00:00Z".parse().unwrap();
@@ -410,7 +458,8 @@ fn events() -> Vec<UsageEvent> {
             .map(|id| id.parse().unwrap());
         event.owner = ["o", "a b", ""].get(nth % 4).map(|owner| (*owner).into());
         event.method = Method::ALL[nth % Method::ALL.len()];
-        event.endpoint = ["/a", "/b", "é"][nth % 3].into();
+        event.endpoint = ENDPOINTS[nth % 3].into();
+        event.client_ip = (nth % 3 > 0).then(|| [203, 0, 113, nth as u8 % 2].into());
         event.status = statuses[nth % statuses.len()];
         (event.outcome, event.cause) = Outcome::of(event.status);
         if nth == 1 {

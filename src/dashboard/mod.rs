@@ -64,6 +64,7 @@ mod billing;
 mod charts;
 mod csrf;
 mod download;
+mod event;
 mod find;
 mod flash;
 mod form;

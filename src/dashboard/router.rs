@@ -38,7 +38,7 @@ const OPEN: [&str; 4] = [
 fn pages() -> Vec<(&'static str, MethodRouter<Arc<Shared>>)> {
     use pages::{
         assets, audit, bulk, delete, edit, find, generate, keys, log, overview, owner, owners,
-        reveal, rotate, status, usage,
+        request, reveal, rotate, status, usage,
     };
 
     vec![
@@ -70,6 +70,7 @@ fn pages() -> Vec<(&'static str, MethodRouter<Arc<Shared>>)> {
         ("/log", get(log::of_all)),
         ("/log/columns", get(log::columns).post(log::choose_columns)),
         ("/log/{format}", get(log::export)),
+        ("/log/requests/{id}", get(request::page_of)),
         ("/audit", get(audit::page_of)),
         ("/sign-in", get(sign_in::form).post(sign_in::sign_in)),
         (

@@ -2,19 +2,23 @@
 
 pub(crate) mod csv;
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
+use async_trait::async_trait;
 use bytes::Bytes;
 use futures_core::Stream;
 use serde::Serialize;
 
+use super::event::UsageEvent;
 use super::log::{LogFilter, LogQuery};
 use super::query::{ReadError, UsageReader};
 use super::recorded::{LogCursor, RecordedQuery};
+use crate::id::KeyId;
 use crate::page::PageRequest;
 
 /// A streaming export of the request log as CSV or JSON Lines, newest first.
@@ -74,11 +78,19 @@ pub struct Export {
     cursor: Option<LogCursor>,
     /// Whether to write a byte order mark before the next chunk.
     byte_order_mark: bool,
+    names: Option<Arc<dyn KeyNames>>,
     /// The page being read; `None` at the end.
     reading: Option<Reading>,
 }
 
 type Reading = Pin<Box<dyn Future<Output = Result<Chunk, ReadError>> + Send>>;
+
+/// The names of keys, for CSV.
+#[async_trait]
+pub(crate) trait KeyNames: Send + Sync + 'static {
+    /// The names of these keys. Keys that no longer exist are missing.
+    async fn of(&self, ids: BTreeSet<KeyId>) -> Result<csv::Names, ReadError>;
+}
 
 /// The output format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -125,12 +137,22 @@ impl Export {
             form,
             cursor: None,
             byte_order_mark: false,
+            names: None,
             reading: None,
         };
         export.read(Next::Requests(
             LogQuery::new(filter).limit(PageRequest::MAX_LIMIT),
         ));
         export
+    }
+
+    /// Adds a column `key_name` to CSV, after `key`.
+    #[cfg(feature = "dashboard")]
+    pub(crate) fn key_names(mut self, names: impl KeyNames) -> Self {
+        self.names = Some(Arc::new(names));
+        let query = LogQuery::new(self.filter.clone()).limit(PageRequest::MAX_LIMIT);
+        self.read(Next::Requests(query));
+        self
     }
 
     /// Exports in recording order instead, starting after this cursor, to sync the log into another system (see
@@ -219,12 +241,13 @@ impl Export {
 
     /// Sets the page to read on the next poll.
     fn read(&mut self, next: Next) {
-        let (reader, form) = (self.reader.clone(), self.form);
+        let (reader, form, names) = (self.reader.clone(), self.form, self.names.clone());
         self.reading = Some(Box::pin(async move {
+            let names = names.as_deref();
             match next {
-                Next::Requests(query) => form.chunk(&reader, query).await,
+                Next::Requests(query) => form.chunk(&reader, names, query).await,
                 Next::Recorded { query, is_first } => {
-                    form.recorded_chunk(&reader, query, is_first).await
+                    form.recorded_chunk(&reader, names, query, is_first).await
                 }
             }
         }));
@@ -252,16 +275,18 @@ impl Format {
     pub(crate) async fn chunk<R: UsageReader + ?Sized>(
         self,
         reader: &R,
+        names: Option<&dyn KeyNames>,
         mut query: LogQuery,
     ) -> Result<Chunk, ReadError> {
         let page = reader.requests(&query).await?;
+        let names = self.names_of(names, page.items.iter()).await?;
         let mut bytes = Vec::with_capacity(page.items.len() * 256);
         if self == Self::Csv && query.page.after.is_none() {
-            csv::header(false, &mut bytes);
+            csv::header(names.is_some(), false, &mut bytes);
         }
         for event in &page.items {
             match self {
-                Self::Csv => csv::row(event, None, &mut bytes),
+                Self::Csv => csv::row(event, names.as_ref(), None, &mut bytes),
                 Self::JsonLines => json_line(event, &mut bytes)?,
             }
         }
@@ -278,17 +303,22 @@ impl Format {
     async fn recorded_chunk<R: UsageReader + ?Sized>(
         self,
         reader: &R,
+        names: Option<&dyn KeyNames>,
         mut query: RecordedQuery,
         is_first: bool,
     ) -> Result<Chunk, ReadError> {
         let page = reader.recorded(&query).await?;
+        let events = page.items.iter().map(|item| &item.event);
+        let names = self.names_of(names, events).await?;
         let mut bytes = Vec::with_capacity(page.items.len() * 280);
         if self == Self::Csv && is_first {
-            csv::header(true, &mut bytes);
+            csv::header(names.is_some(), true, &mut bytes);
         }
         for item in &page.items {
             match self {
-                Self::Csv => csv::row(&item.event, Some(item.cursor), &mut bytes),
+                Self::Csv => {
+                    csv::row(&item.event, names.as_ref(), Some(item.cursor), &mut bytes);
+                }
                 Self::JsonLines => json_line(item, &mut bytes)?,
             }
         }
@@ -302,6 +332,23 @@ impl Format {
             next,
             cursor: Some(page.cursor),
         })
+    }
+}
+
+impl Format {
+    /// The names of the keys of these events, if CSV has them.
+    async fn names_of(
+        self,
+        names: Option<&dyn KeyNames>,
+        events: impl Iterator<Item = &UsageEvent>,
+    ) -> Result<Option<csv::Names>, ReadError> {
+        match names.filter(|_| self == Self::Csv) {
+            Some(names) => {
+                let ids = events.filter_map(|event| event.key).collect();
+                names.of(ids).await.map(Some)
+            }
+            None => Ok(None),
+        }
     }
 }
 

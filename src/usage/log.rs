@@ -1,5 +1,7 @@
 //! Queries for the request log.
 
+use std::net::IpAddr;
+
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -7,18 +9,20 @@ use uuid::Uuid;
 use super::event::{UNMATCHED, UsageEvent};
 use super::event_rows::EventRef;
 use super::outcome::{Cause, Outcome, RejectionReason};
-use super::wire::{Method, Status, StatusClass};
+use super::wire::{Method, Status, StatusClass, StatusFilter};
 use crate::id::KeyId;
 use crate::page::{PageRequest, PageToken};
-use crate::text::contains_ignoring_case;
+use crate::text::{contains_ignoring_case, endpoint_matches};
 
-/// A filter for requests in the log. A request must match every field that is set.
+/// A filter for requests in the log. A request must match every field that is set, and any value of a list.
 ///
 /// ```
-/// use keytally::usage::{LogFilter, Method, StatusClass};
+/// use keytally::usage::{LogFilter, Method, Status, StatusClass};
 ///
-/// let failed_writes = LogFilter::new()
+/// // 429 or 5xx responses to POST requests.
+/// let rejected_writes = LogFilter::new()
 ///     .method(Method::Post)
+///     .status(Status::Http(429))
 ///     .status_class(StatusClass::ServerError);
 /// ```
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,24 +39,29 @@ pub struct LogFilter {
     pub from: Option<Timestamp>,
     /// The latest arrival time, exclusive.
     pub to: Option<Timestamp>,
-    /// The outcome.
-    pub outcome: Option<Outcome>,
+    /// The outcomes. Empty for any.
+    pub outcomes: Vec<Outcome>,
     /// The cause of the failure.
     pub cause: Option<Cause>,
     /// The rejection reason.
     pub rejection_reason: Option<RejectionReason>,
-    /// The request method.
-    pub method: Option<Method>,
+    /// The request methods. Empty for any.
+    pub methods: Vec<Method>,
     /// The endpoint, such as a route template.
     pub endpoint: Option<String>,
-    /// The response status.
-    pub status: Option<Status>,
-    /// The class of the response status.
-    pub status_class: Option<StatusClass>,
+    /// A part of the endpoint, in upper or lower case, or a path that the endpoint is a route template of, such as
+    /// `/v1/postings/7` of `/v1/postings/{id}`.
+    pub endpoint_contains: Option<String>,
+    /// The response statuses, each a code or a class. Empty for any.
+    pub statuses: Vec<StatusFilter>,
     /// The resource id.
     pub resource_id: Option<String>,
+    /// The client IP.
+    pub client_ip: Option<IpAddr>,
     /// The request id or event id.
     pub request_id: Option<String>,
+    /// The event id. At most one request has it.
+    pub event_id: Option<Uuid>,
 }
 
 macro_rules! setters {
@@ -83,24 +92,51 @@ impl LogFilter {
         from: Timestamp;
         /// Matches requests that arrived before this time.
         to: Timestamp;
-        /// Matches requests with this outcome.
-        outcome: Outcome;
         /// Matches requests that failed for this cause.
         cause: Cause;
         /// Matches requests that the layer rejected for this reason.
         rejection_reason: RejectionReason;
-        /// Matches requests with this method.
-        method: Method;
         /// Matches requests to this endpoint.
         endpoint: String;
-        /// Matches requests with this response status.
-        status: Status;
-        /// Matches requests whose response status is in this class.
-        status_class: StatusClass;
+        /// Matches requests to endpoints that contain this text, ignoring case, or are a route template of this path.
+        endpoint_contains: String;
         /// Matches requests for this resource id.
         resource_id: String;
+        /// Matches requests of this client.
+        client_ip: IpAddr;
         /// Matches requests with this request id or event id.
         request_id: String;
+        /// Matches the request with this event id.
+        event_id: Uuid;
+    }
+
+    /// Matches requests with this outcome, in addition to those with outcomes set before.
+    #[must_use]
+    pub fn outcome(mut self, outcome: Outcome) -> Self {
+        self.outcomes.push(outcome);
+        self
+    }
+
+    /// Matches requests with this method, in addition to those with methods set before.
+    #[must_use]
+    pub fn method(mut self, method: Method) -> Self {
+        self.methods.push(method);
+        self
+    }
+
+    /// Matches requests with this response status, in addition to those with statuses and classes set before.
+    #[must_use]
+    pub fn status(mut self, status: Status) -> Self {
+        self.statuses.push(status.into());
+        self
+    }
+
+    /// Matches requests whose response status is in this class, in addition to those with statuses and classes set
+    /// before.
+    #[must_use]
+    pub fn status_class(mut self, class: StatusClass) -> Self {
+        self.statuses.push(class.into());
+        self
     }
 
     /// Returns whether an event matches every field that is set. All backends filter as this method does.
@@ -114,6 +150,7 @@ impl LogFilter {
             method: event.method,
             endpoint: &event.endpoint,
             resource_id: event.resource_id.as_deref(),
+            client_ip: event.client_ip,
             status: event.status,
             outcome: event.outcome,
             cause: event.cause,
@@ -133,6 +170,7 @@ impl LogFilter {
             method: fields.method,
             endpoint: event.endpoint().map_or(UNMATCHED, |endpoint| endpoint),
             resource_id: event.resource_id(),
+            client_ip: fields.client_ip,
             status: fields.status,
             outcome: fields.outcome,
             cause: fields.cause,
@@ -153,28 +191,31 @@ impl LogFilter {
             })
             && self.from.is_none_or(|from| event.time >= from)
             && self.to.is_none_or(|to| event.time < to)
-            && self.outcome.is_none_or(|outcome| event.outcome == outcome)
+            && (self.outcomes.is_empty() || self.outcomes.contains(&event.outcome))
             && self.cause.is_none_or(|cause| event.cause == Some(cause))
             && self
                 .rejection_reason
                 .is_none_or(|reason| event.rejection_reason == Some(reason))
-            && self.method.is_none_or(|method| event.method == method)
+            && (self.methods.is_empty() || self.methods.contains(&event.method))
             && self
                 .endpoint
                 .as_deref()
                 .is_none_or(|endpoint| event.endpoint == endpoint)
-            && self.status.is_none_or(|status| event.status == status)
             && self
-                .status_class
-                .is_none_or(|class| event.status.class() == class)
+                .endpoint_contains
+                .as_deref()
+                .is_none_or(|text| endpoint_matches(event.endpoint, text))
+            && (self.statuses.is_empty() || self.statuses.iter().any(|it| it.matches(event.status)))
             && self
                 .resource_id
                 .as_deref()
                 .is_none_or(|id| event.resource_id == Some(id))
+            && self.client_ip.is_none_or(|ip| event.client_ip == Some(ip))
             && self
                 .request_id
                 .as_deref()
                 .is_none_or(|id| event.request_id == Some(id) || id.parse() == Ok(event.id))
+            && self.event_id.is_none_or(|id| event.id == id)
     }
 }
 
@@ -188,6 +229,7 @@ struct FilterFields<'a> {
     method: Method,
     endpoint: &'a str,
     resource_id: Option<&'a str>,
+    client_ip: Option<IpAddr>,
     status: Status,
     outcome: Outcome,
     cause: Option<Cause>,
@@ -268,7 +310,24 @@ pub(super) mod tests {
         event.status = Status::Http(503);
         event.resource_id = Some("7".into());
         event.request_id = Some("r-1".into());
+        event.client_ip = Some([203, 0, 113, 7].into());
         event
+    }
+
+    #[test]
+    fn an_event_matches_any_value_of_a_list() {
+        let event = event();
+        let statuses = LogFilter::new().status(Status::Http(429));
+        assert!(!statuses.matches(&event));
+        assert!(
+            statuses
+                .status_class(StatusClass::ServerError)
+                .matches(&event)
+        );
+        let methods = LogFilter::new().method(Method::Get);
+        assert!(methods.method(Method::Post).matches(&event));
+        let outcomes = LogFilter::new().outcome(Outcome::RateLimited);
+        assert!(outcomes.outcome(Outcome::Failed).matches(&event));
     }
 
     #[test]
@@ -276,7 +335,7 @@ pub(super) mod tests {
         let event = event();
         type Set = fn(LogFilter, &UsageEvent) -> LogFilter;
         // For each field, a value that matches the event and one that does not.
-        let filters: [(Set, Set); 14] = [
+        let filters: [(Set, Set); 16] = [
             (|it, _| it.key(key("a")), |it, _| it.key(key("b"))),
             (
                 |it, _| it.owner("customer-17"),
@@ -296,7 +355,10 @@ pub(super) mod tests {
             ),
             (
                 |it, _| it.outcome(Outcome::Failed),
-                |it, _| it.outcome(Outcome::Completed),
+                |mut it, _| {
+                    it.outcomes = vec![Outcome::Completed, Outcome::RateLimited];
+                    it
+                },
             ),
             (
                 |it, _| it.cause(Cause::ServerError),
@@ -308,21 +370,35 @@ pub(super) mod tests {
             ),
             (
                 |it, _| it.method(Method::Post),
-                |it, _| it.method(Method::Get),
+                |mut it, _| {
+                    it.methods = vec![Method::Get];
+                    it
+                },
             ),
             (
                 |it, _| it.endpoint("/v1/postings"),
                 |it, _| it.endpoint("/v1"),
             ),
             (
-                |it, _| it.status(Status::Http(503)),
-                |it, _| it.status(Status::Http(500)),
+                |it, _| it.endpoint_contains("POSTINGS"),
+                |it, _| it.endpoint_contains("/v1/postings/7"),
             ),
             (
-                |it, _| it.status_class(StatusClass::ServerError),
-                |it, _| it.status_class(StatusClass::ClientError),
+                |it, _| it.status(Status::Http(503)),
+                |mut it, _| {
+                    it.statuses = vec![StatusClass::ClientError.into()];
+                    it
+                },
             ),
             (|it, _| it.resource_id("7"), |it, _| it.resource_id("70")),
+            (
+                |it, event| it.client_ip(event.client_ip.unwrap()),
+                |it, _| it.client_ip([203, 0, 113, 8]),
+            ),
+            (
+                |it, event| it.event_id(event.id),
+                |it, _| it.event_id(Uuid::nil()),
+            ),
             (|it, _| it.request_id("r-1"), |it, _| it.request_id("r-2")),
         ];
         let whole = filters

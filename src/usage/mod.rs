@@ -30,6 +30,8 @@ mod wire;
 
 pub use event::{OTHER_ENDPOINTS, UNMATCHED, UsageEvent};
 pub use export::Export;
+#[cfg(feature = "dashboard")]
+pub(crate) use export::KeyNames;
 pub use granularity::Granularity;
 pub use latency::{LatencyHistogram, LatencyQuantiles};
 pub use log::{Count, LogFilter, LogQuery};
@@ -45,7 +47,7 @@ pub use sink::{Batch, SinkError, UsageSink};
 pub use spool::{Spool, SpoolError, Spooled};
 pub use stats::RecorderStats;
 pub use summary::{Summary, SummarySpec, Totals};
-pub use wire::{Method, Status, StatusClass};
+pub use wire::{Method, Status, StatusClass, StatusFilter};
 
 pub(crate) use event::event_id;
 pub(crate) use event_rows::{EventRef, EventRows};

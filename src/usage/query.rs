@@ -76,6 +76,21 @@ pub trait UsageReader: Send + Sync + 'static {
     /// [`ReadError::Unavailable`] if the backend fails.
     async fn count(&self, filter: &LogFilter) -> Result<Count, ReadError>;
 
+    /// Returns the endpoints of recorded requests in byte order, up to a limit, to suggest them as filters.
+    ///
+    /// By default this computes a whole [`summary`](Self::summary). Backends can override it with a cheaper query,
+    /// which may include endpoints whose usage was pruned.
+    ///
+    /// # Errors
+    ///
+    /// [`ReadError::Unavailable`] if the backend fails.
+    async fn endpoints(&self, limit: usize) -> Result<Vec<String>, ReadError> {
+        let query = SummaryQuery::new(UsageRange::new(), SummarySpec::new());
+        let summary = self.summary(&query).await?;
+        let endpoints = summary.by_endpoint.into_keys().take(limit);
+        Ok(endpoints.map(|endpoint| (*endpoint).into()).collect())
+    }
+
     /// Returns events of the request log in recording order, oldest first, for programs that sync the log into
     /// another system, such as a billing system.
     ///
@@ -281,6 +296,10 @@ macro_rules! forward_to_pointee {
 
             async fn count(&self, filter: &LogFilter) -> Result<Count, ReadError> {
                 (**self).count(filter).await
+            }
+
+            async fn endpoints(&self, limit: usize) -> Result<Vec<String>, ReadError> {
+                (**self).endpoints(limit).await
             }
 
             async fn recorded(&self, query: &RecordedQuery) -> Result<RecordedPage, ReadError> {

@@ -232,6 +232,61 @@ impl FromStr for StatusClass {
     }
 }
 
+/// A [`Status`] or all statuses of a [`StatusClass`], to filter by.
+///
+/// Displayed, parsed and serialized as `429`, `grpc-5`, `4xx` or `none`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
+pub enum StatusFilter {
+    /// One status.
+    Status(Status),
+    /// Every status of a class.
+    Class(StatusClass),
+}
+
+impl StatusFilter {
+    /// Returns whether a status matches.
+    pub fn matches(self, status: Status) -> bool {
+        match self {
+            Self::Status(expected) => status == expected,
+            Self::Class(class) => status.class() == class,
+        }
+    }
+}
+
+impl From<Status> for StatusFilter {
+    fn from(status: Status) -> Self {
+        Self::Status(status)
+    }
+}
+
+impl From<StatusClass> for StatusFilter {
+    fn from(class: StatusClass) -> Self {
+        Self::Class(class)
+    }
+}
+
+impl fmt::Display for StatusFilter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Status(status) => status.fmt(f),
+            Self::Class(class) => class.fmt(f),
+        }
+    }
+}
+
+impl FromStr for StatusFilter {
+    type Err = ParseError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        // `none` is both a class and a status, with the same requests.
+        match text.to_ascii_lowercase().parse() {
+            Ok(class) => Ok(Self::Class(class)),
+            Err(_) => text.parse().map(Self::Status),
+        }
+    }
+}
+
 /// Implements serde by `Display` and `FromStr`.
 macro_rules! serde_as_text {
     ($($name:ty),*) => {$(
@@ -250,7 +305,7 @@ macro_rules! serde_as_text {
     )*};
 }
 
-serde_as_text!(Method, Status, StatusClass);
+serde_as_text!(Method, Status, StatusClass, StatusFilter);
 
 #[cfg(test)]
 mod tests {
@@ -279,6 +334,24 @@ mod tests {
         }
         let error = "x".repeat(10_000).parse::<Method>().unwrap_err();
         assert!(error.to_string().len() < 100);
+    }
+
+    #[test]
+    fn status_filters_match_codes_and_classes() {
+        for (text, matching, other) in [
+            ("429", Status::Http(429), Status::Http(404)),
+            ("4xx", Status::Http(404), Status::Http(200)),
+            ("5XX", Status::Grpc(14), Status::Grpc(5)),
+            ("grpc-5", Status::Grpc(5), Status::Http(404)),
+            ("none", Status::None, Status::Http(200)),
+        ] {
+            let filter: StatusFilter = text.parse().unwrap();
+            assert!(filter.matches(matching) && !filter.matches(other), "{text}");
+            assert_eq!(filter.to_string(), text.to_lowercase());
+        }
+        for text in ["", "7xx", "99", "4xx "] {
+            assert!(text.parse::<StatusFilter>().is_err(), "{text}");
+        }
     }
 
     #[test]

@@ -6,8 +6,9 @@ use http::StatusCode;
 use http::header::CONTENT_TYPE;
 use http::request::Parts;
 use jiff::Timestamp;
-use serde::Deserialize;
-use serde::de::DeserializeOwned;
+use serde::de::value::StringDeserializer;
+use serde::de::{DeserializeOwned, Error, IntoDeserializer};
+use serde::{Deserialize, Deserializer};
 use serde_path_to_error::{Path as Place, Segment};
 use sha2::{Digest, Sha256};
 use utoipa::openapi::Required;
@@ -40,6 +41,35 @@ impl<T: DeserializeOwned, S: Sync> FromRequestParts<S> for Query<T> {
             Problem::parameter(name, error.inner().to_string())
         });
         read.map(Self)
+    }
+}
+
+/// The values of a query parameter, separated by commas.
+pub(crate) struct List<T>(pub(crate) Vec<T>);
+
+impl<T> Default for List<T> {
+    fn default() -> Self {
+        Self(Vec::new())
+    }
+}
+
+/// The maximum number of values of a query parameter.
+const MAX_VALUES: usize = 100;
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for List<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let values = text.split(',').map(|value| {
+            let value: StringDeserializer<D::Error> = value.to_owned().into_deserializer();
+            T::deserialize(value)
+        });
+        let values: Vec<T> = values.take(MAX_VALUES + 1).collect::<Result<_, _>>()?;
+        match values.len() {
+            ..=MAX_VALUES => Ok(Self(values)),
+            _ => Err(D::Error::custom(format_args!(
+                "at most {MAX_VALUES} values are allowed"
+            ))),
+        }
     }
 }
 

@@ -14,7 +14,7 @@ use keytally::key::{
 };
 use keytally::usage::{
     Batch, Cause, LogFilter, LogQuery, Method, Outcome, Recorder, RejectionReason, SinkError,
-    Status, StatusClass, SummaryQuery, SummarySpec, UsageEvent, UsageRange, UsageReader, UsageSink,
+    Status, SummaryQuery, SummarySpec, UsageEvent, UsageRange, UsageReader, UsageSink,
 };
 use keytally::{ApiKeyLayer, KeyId};
 use proptest::prelude::*;
@@ -526,6 +526,7 @@ fn traffic(keys: &[KeyId], n: usize) -> UsageEvent {
         .is_multiple_of(3)
         .then(|| format!("posting-{}", n % 20_000).into());
     event.request_id = n.is_multiple_of(2).then(|| format!("wire-{n}").into());
+    event.client_ip = Some([203, 0, 113, (n / 7 % 251) as u8].into());
     event
 }
 
@@ -559,6 +560,11 @@ async fn every_log_filter_uses_an_index() {
     let to = Timestamp::from_second(checks::NOON + 90_000).unwrap();
     let text = String::from;
     type Set<'a> = Box<dyn Fn(&mut LogFilter) + 'a>;
+    let statuses = |list: &'static str| -> Set<'_> {
+        let statuses = list.split(',').map(|it| it.parse().unwrap());
+        let statuses: Vec<_> = statuses.collect();
+        Box::new(move |it| it.statuses = statuses.clone())
+    };
     let fields: Vec<(&str, Set<'_>)> = vec![
         ("key", Box::new(|it| it.key = Some(keys[17]))),
         ("owner", Box::new(|it| it.owner = Some(text("owner-3")))),
@@ -574,21 +580,24 @@ async fn every_log_filter_uses_an_index() {
         ),
         (
             "completed",
-            Box::new(|it| it.outcome = Some(Outcome::Completed)),
+            Box::new(|it| it.outcomes = vec![Outcome::Completed]),
         ),
         (
             "rate limited",
-            Box::new(|it| it.outcome = Some(Outcome::RateLimited)),
+            Box::new(|it| it.outcomes = vec![Outcome::RateLimited]),
         ),
         ("cause", Box::new(|it| it.cause = Some(Cause::ALL[0]))),
         (
             "rejection reason",
             Box::new(|it| it.rejection_reason = Some(RejectionReason::RateLimited)),
         ),
-        ("method", Box::new(|it| it.method = Some(Method::ALL[2]))),
+        (
+            "methods",
+            Box::new(|it| it.methods = Method::ALL[2..4].to_vec()),
+        ),
         (
             "unused method",
-            Box::new(|it| it.method = Some(Method::ALL[9])),
+            Box::new(|it| it.methods = vec![Method::ALL[9]]),
         ),
         (
             "endpoint",
@@ -598,18 +607,21 @@ async fn every_log_filter_uses_an_index() {
             "unknown endpoint",
             Box::new(|it| it.endpoint = Some(text("/v2"))),
         ),
-        ("200", Box::new(|it| it.status = Some(Status::Http(200)))),
-        ("404", Box::new(|it| it.status = Some(Status::Http(404)))),
-        ("gRPC 5", Box::new(|it| it.status = Some(Status::Grpc(5)))),
-        ("no response", Box::new(|it| it.status = Some(Status::None))),
         (
-            "2xx",
-            Box::new(|it| it.status_class = Some(StatusClass::Success)),
+            "part of an endpoint",
+            Box::new(|it| it.endpoint_contains = Some(text("V1/7"))),
         ),
+        ("200", statuses("200")),
+        ("404", statuses("404")),
+        ("gRPC 5", statuses("grpc-5")),
+        ("no response", statuses("none")),
+        ("2xx", statuses("2xx")),
+        ("404 and 5xx", statuses("404,5xx")),
         (
-            "5xx",
-            Box::new(|it| it.status_class = Some(StatusClass::ServerError)),
+            "client",
+            Box::new(|it| it.client_ip = Some([203, 0, 113, 7].into())),
         ),
+        ("event id", Box::new(|it| it.event_id = Some(some_id))),
         (
             "resource",
             Box::new(|it| it.resource_id = Some(text("posting-300"))),

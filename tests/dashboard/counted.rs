@@ -121,6 +121,10 @@ impl UsageReader for Counted {
         self.counted().count(filter).await
     }
 
+    async fn endpoints(&self, limit: usize) -> Result<Vec<String>, ReadError> {
+        self.counted().endpoints(limit).await
+    }
+
     async fn merge_backlog(&self) -> Result<Option<MergeBacklog>, ReadError> {
         self.counted().merge_backlog().await
     }

@@ -146,7 +146,7 @@ async fn an_owner_of_any_name_has_a_page_that_everything_links_to() {
         assert_eq!(file.lines().count(), 4, "{file}");
         let mut reader = csv::Reader::from_reader(file.as_bytes());
         for row in reader.records().map(Result::unwrap) {
-            assert_eq!(row[4].trim_start_matches('\''), owner);
+            assert_eq!(row[5].trim_start_matches('\''), owner);
         }
         let month = Timestamp::now().strftime("%B %Y");
         let file = pages.get(&page.link(&format!("{month} CSV"))).await;

@@ -213,7 +213,8 @@ async fn long_text_is_truncated_on_pages_but_not_in_exports() {
     let minute = SignedDuration::from_mins(1);
     pages.requests(&key, 50, minute, set).await;
     let page = pages.get("/admin/log").await;
-    assert!(page.text.len() < 100_000, "{}", page.text.len());
+    // Most of it are the links of cells, which compress well.
+    assert!(page.text.len() < 125_000, "{}", page.text.len());
     // Exports have the full text, and no cell that spreadsheets evaluate as a formula.
     let csv = pages.get(&page.link("Export CSV")).await.text;
     assert!(csv.len() > 50 * 2 * long.len());

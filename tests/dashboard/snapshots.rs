@@ -92,6 +92,7 @@ fn event(n: i32) -> UsageEvent {
     };
     event.key = Some(key.parse().unwrap());
     event.owner = owner.map(Into::into);
+    event.id = uuid::Uuid::from_u128(n.unsigned_abs().into());
     event.request_id = Some(format!("request-{n:02}").into());
     event.path = "/v1/postings".into();
     event.endpoint = "/v1/postings".into();

@@ -150,12 +150,12 @@ async fn store_calls_per_page_are_bounded() {
     for (path, most) in [
         ("/admin".to_owned(), 7),
         ("/admin/keys".into(), 3),
-        ("/admin/log".into(), 4),
+        ("/admin/log".into(), 5),
         ("/admin/owners".into(), 3),
-        ("/admin/owners/acme".into(), 8),
+        ("/admin/owners/acme".into(), 9),
         ("/admin/owners/acme/csv?month=2026-10".into(), 2),
         ("/admin/billing/csv?month=2026-10".into(), 1),
-        (format!("/admin/keys/{id}"), 6),
+        (format!("/admin/keys/{id}"), 7),
         (format!("/admin/keys/{id}/edit"), 1),
         ("/admin/audit".into(), 1),
     ] {

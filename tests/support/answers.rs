@@ -10,8 +10,8 @@ use jiff::{SignedDuration, Timestamp};
 use keytally::KeyId;
 use keytally::usage::{
     Batch, Cause, Count, Granularity, LogFilter, LogQuery, Method, Outcome, RejectionReason,
-    Rollup, Status, StatusClass, SummaryQuery, SummarySpec, UsageEvent, UsageRange, UsageReader,
-    UsageSink,
+    Rollup, Status, StatusClass, StatusFilter, SummaryQuery, SummarySpec, UsageEvent, UsageRange,
+    UsageReader, UsageSink,
 };
 use proptest::prelude::*;
 
@@ -127,15 +127,18 @@ prop_compose! {
         filter.owner_contains = set(13).then(|| "A".into());
         filter.from = (set(2) || set(3)).then(|| at(change, from) + nanos);
         filter.to = (set(3) || set(4)).then(|| at(change, to) + nanos);
-        filter.method = set(5).then(|| Method::ALL[method]);
-        filter.status = set(6).then_some(status);
-        filter.status_class = set(7).then(|| StatusClass::ALL[class]);
+        filter.methods.extend(set(5).then(|| Method::ALL[method]));
+        filter.statuses.extend(set(6).then_some(StatusFilter::Status(status)));
+        let class = StatusFilter::Class(StatusClass::ALL[class]);
+        filter.statuses.extend(set(7).then_some(class));
         filter.cause = set(8).then(|| Cause::ALL[cause]);
-        filter.outcome = set(9).then(|| Outcome::ALL[outcome]);
+        filter.outcomes.extend(set(9).then(|| Outcome::ALL[outcome]));
         filter.rejection_reason = set(13).then(|| RejectionReason::ALL[reason]);
         filter.resource_id = set(10).then(|| "r1".into());
         filter.request_id = set(11).then(|| "wire".into());
         filter.endpoint = set(12).then(|| ["/a", "/b/{id}", ""][endpoint].into());
+        filter.endpoint_contains = set(14).then(|| ["A", "/b/7", "{"][endpoint].into());
+        filter.client_ip = set(15).then(|| [203, 0, 113, 7].into());
         filter
     }
 }

@@ -162,6 +162,10 @@ macro_rules! keep_in_sql {
                 self.0.recorded(query).await
             }
 
+            async fn endpoints(&self, limit: usize) -> Result<Vec<String>, ReadError> {
+                self.0.endpoints(limit).await
+            }
+
             async fn merge_backlog(&self) -> Result<Option<MergeBacklog>, ReadError> {
                 self.0.merge_backlog().await.map(Some)
             }

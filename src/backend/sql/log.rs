@@ -20,7 +20,7 @@ use self::matching::Matching;
 use self::search::Search;
 pub(super) use self::search::{ATTRIBUTES, COLUMNS, JOIN_ATTRIBUTES};
 use self::segments::{Rollups, Segments};
-use super::engine::{Row, Session};
+use super::engine::{Row, Session, Statement};
 use super::names::Names;
 use super::value::{as_micros, decode, number, parse_name, parsed, required, status, time};
 use crate::page::Page;
@@ -102,6 +102,26 @@ pub(super) async fn count<S: Session>(
         }
     }
     Ok(Count::Exactly(count))
+}
+
+/// Lists endpoints.
+pub(super) async fn endpoints<S: Session>(
+    session: &mut S,
+    names: &Names,
+    limit: usize,
+) -> Result<Vec<String>, SqlError> {
+    let mut sql = Statement::new(names, "SELECT endpoint FROM ");
+    let order = names.dialect.in_byte_order("endpoint");
+    let limit = sql.placeholder(i64::try_from(limit).unwrap_or(i64::MAX));
+    sql.push_sql(
+        names,
+        &format!(
+            "(SELECT DISTINCT endpoint FROM {{prefix}}kinds) k ORDER BY {order} LIMIT {limit}"
+        ),
+    );
+    let rows = session.fetch(sql).await?;
+    let endpoint = |row: &S::Row| required(row.text("endpoint")?.map(String::from));
+    rows.iter().map(endpoint).collect()
 }
 
 pub(super) fn event_of(row: &impl Row) -> Result<UsageEvent, SqlError> {

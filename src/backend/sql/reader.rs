@@ -29,6 +29,16 @@ impl<E: Engine> SqlBackend<E> {
         count.map_err(ReadError::unavailable)
     }
 
+    pub(in crate::backend) async fn endpoints(
+        &self,
+        limit: usize,
+    ) -> Result<Vec<String>, ReadError> {
+        let session = self.engine.reader().await;
+        let mut session = session.map_err(ReadError::unavailable)?;
+        let endpoints = log::endpoints(&mut session, self.names(), limit).await;
+        endpoints.map_err(ReadError::unavailable)
+    }
+
     pub(in crate::backend) async fn recorded(
         &self,
         query: &RecordedQuery,

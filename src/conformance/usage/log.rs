@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::fmt::Display;
+use std::sync::Arc;
 
 use jiff::{Timestamp, ToSpan};
 use uuid::Uuid;
@@ -21,6 +22,7 @@ pub(super) async fn suite<B: UsageSink + UsageReader + ?Sized>(backend: &B) {
     }
     write_all(backend, &events).await;
     filters_work_alone(backend, &traffic, &events).await;
+    endpoints_are_listed(backend, &traffic).await;
     filters_work_combined(backend, &mut traffic, &events).await;
     both_ids_are_found(backend, &mut traffic).await;
 }
@@ -58,12 +60,22 @@ where
                 .map(|id| LogFilter::new().resource_id(id)),
         );
         own.push(LogFilter::new().request_id(event.request_id_or_id()));
+        own.push(LogFilter::new().event_id(event.id));
+    }
+    for endpoint in &traffic.endpoints {
+        let all_but_first = endpoint.chars().skip(1).collect::<String>();
+        for part in [endpoint.to_uppercase(), all_but_first] {
+            own.push(LogFilter::new().endpoint_contains(part));
+        }
     }
     own.extend([
         LogFilter::new().owner(""),
         LogFilter::new().owner_contains("no such owner"),
         LogFilter::new().owner_contains("\0"),
         LogFilter::new().endpoint(""),
+        LogFilter::new().endpoint_contains("no such endpoint"),
+        LogFilter::new().endpoint_contains("\0"),
+        LogFilter::new().event_id(Uuid::nil()),
         LogFilter::new().resource_id("%"),
         LogFilter::new().request_id("no such request"),
         LogFilter::new().request_id("'"),
@@ -87,15 +99,52 @@ where
             LogFilter::new().status(event.status),
         ]);
         shared.extend(event.cause.map(|cause| LogFilter::new().cause(cause)));
+        shared.extend(event.client_ip.map(|ip| LogFilter::new().client_ip(ip)));
         let reason = event.rejection_reason;
         shared.extend(reason.map(|reason| LogFilter::new().rejection_reason(reason)));
     }
     shared.extend(StatusClass::ALL.map(|class| LogFilter::new().status_class(class)));
+    for pair in events.chunks_exact(2).take(15) {
+        let [one, other] = pair else { continue };
+        let filter = LogFilter::new().outcome(one.outcome);
+        shared.push(filter.outcome(other.outcome));
+        let filter = LogFilter::new().method(one.method);
+        shared.push(filter.method(other.method));
+        let filter = LogFilter::new().status(one.status);
+        shared.push(filter.status_class(other.status.class()));
+    }
     for filter in distinct(shared) {
         let mut logged = read_log(backend, filter.clone(), PageRequest::MAX_LIMIT, oldest).await;
         logged.retain(|event| ids.contains(&event.id));
         expect_log(&logged, &expected(events, &filter), &filter);
     }
+}
+
+async fn endpoints_are_listed<B>(backend: &B, traffic: &Traffic)
+where
+    B: UsageReader + ?Sized,
+{
+    let listed = succeeds(
+        backend.endpoints(usize::MAX).await,
+        "listing endpoints succeeds",
+    );
+    let is_listed = |name: &&Arc<str>| listed.iter().any(|it| **it == ***name);
+    let missing: Vec<_> = traffic
+        .endpoints
+        .iter()
+        .filter(|it| !is_listed(it))
+        .collect();
+    equal(&missing, &vec![], "every endpoint with requests is listed");
+    holds(
+        listed.is_sorted_by(|one, other| one < other),
+        "endpoints are listed once, in byte order",
+    );
+    let first = succeeds(backend.endpoints(2).await, "listing endpoints succeeds");
+    equal(
+        &first,
+        &listed[..listed.len().min(2)].to_vec(),
+        "a limited list has the first endpoints",
+    );
 }
 
 fn distinct(filters: Vec<LogFilter>) -> Vec<LogFilter> {
@@ -130,12 +179,13 @@ where
         filter.owner_contains = part.map(str::to_uppercase);
         filter.from = on().then(|| model.time.min(other.time));
         filter.to = on().then(|| model.time.max(other.time));
-        filter.outcome = on().then_some(other.outcome);
+        filter.outcomes = several(on(), other.outcome, model.outcome);
         filter.cause = other.cause.filter(|_| on());
         filter.rejection_reason = other.rejection_reason.filter(|_| on());
-        filter.method = on().then_some(model.method);
-        filter.status = on().then_some(model.status);
-        filter.status_class = on().then(|| model.status.class());
+        filter.methods = several(on(), model.method, other.method);
+        filter.statuses = several(on(), model.status.into(), other.status.class().into());
+        filter.client_ip = other.client_ip.filter(|_| on());
+        filter.event_id = (on() && on()).then_some(other.id);
         filter.resource_id = other
             .resource_id
             .as_deref()
@@ -145,8 +195,16 @@ where
         if filter.endpoint.is_none() && on() {
             filter.endpoint = Some(model.endpoint.as_ref().into());
         }
+        filter.endpoint_contains = on().then(|| model.endpoint.to_uppercase());
         filter_agrees(backend, events, filter).await;
     }
+}
+
+/// No values, one or two.
+fn several<T: PartialEq>(any: bool, one: T, other: T) -> Vec<T> {
+    let other = (one != other).then_some(other);
+    let values = [Some(one), other].into_iter().flatten();
+    values.filter(|_| any).collect()
 }
 
 /// Checks that the log and its count agree with a filter.
@@ -208,6 +266,18 @@ where
         let filter = LogFilter::new().request_id(id);
         let logged = read_log(backend, filter.clone(), 40, None).await;
         equal(&logged, &expected(&events, &filter), rule);
+    }
+    for event in &events {
+        let filter = LogFilter::new().event_id(event.id);
+        let ids = [
+            event.request_id_or_id().into_owned(),
+            event.id.to_string(),
+            "no such request".into(),
+        ];
+        filter_agrees(backend, &events, filter.clone()).await;
+        for id in ids {
+            filter_agrees(backend, &events, filter.clone().request_id(id)).await;
+        }
     }
 }
 

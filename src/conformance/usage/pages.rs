@@ -60,7 +60,7 @@ async fn exported<B: UsageReader + ?Sized>(backend: &B, filter: LogFilter) -> Ve
     let query = LogQuery::new(filter).limit(PageRequest::MAX_LIMIT);
     let mut next = Some(Next::Requests(query));
     while let Some(Next::Requests(query)) = next {
-        let chunk = Format::JsonLines.chunk(backend, query).await;
+        let chunk = Format::JsonLines.chunk(backend, None, query).await;
         let chunk = succeeds(chunk, "an export runs to completion");
         let lines = serde_json::Deserializer::from_slice(&chunk.bytes).into_iter();
         events.extend(lines.map(|line| succeeds(line, "an export consists of JSON lines")));

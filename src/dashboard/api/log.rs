@@ -1,26 +1,29 @@
 //! Lists, counts and exports requests.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::response::Response;
+use http::StatusCode;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use crate::dashboard::download::{As, Format, download, export_as};
+use crate::dashboard::event::{self, EventId};
 use crate::dashboard::state::Shared;
 use crate::id::KeyId;
 use crate::page::{PageRequest, PageToken};
 use crate::usage::{
     self, Cause, LogCursor, LogFilter, LogQuery, Method, Outcome, RecordedQuery, RejectionReason,
-    Status, StatusClass, UsageReader,
+    StatusFilter, UsageReader,
 };
 use crate::web::Problem;
 use crate::web::schema::{Page, RecordedPage, Request, names};
-use crate::web::{Query, at_most, in_order};
+use crate::web::{List, Query, at_most, in_order};
 
 /// A query with the filters of the request log and other fields. Not `#[serde(flatten)]`, with which errors do not name
 /// the field.
@@ -44,28 +47,34 @@ macro_rules! filtered {
             /// Only requests that started before this time.
             #[param(value_type = Option<String>, format = DateTime)]
             to: Option<Timestamp>,
-            /// Only requests with this outcome.
-            #[param(inline, value_type = Option<names::Outcome>)]
-            outcome: Option<Outcome>,
+            /// Only requests with one of these outcomes, separated by commas.
+            #[serde(default)]
+            #[param(inline, required = false, style = Form, explode = false, value_type = Vec<names::Outcome>)]
+            outcome: List<Outcome>,
             /// Only requests that failed with this cause.
             #[param(inline, value_type = Option<names::Cause>)]
             cause: Option<Cause>,
             /// Only requests that were rejected for this reason.
             #[param(inline, value_type = Option<names::RejectionReason>)]
             rejection_reason: Option<RejectionReason>,
-            /// Only requests with this method.
-            #[param(inline, value_type = Option<names::Method>)]
-            method: Option<Method>,
+            /// Only requests with one of these methods, separated by commas.
+            #[serde(default)]
+            #[param(inline, required = false, style = Form, explode = false, value_type = Vec<names::Method>)]
+            method: List<Method>,
             /// Only requests to this endpoint.
             endpoint: Option<String>,
-            /// Only responses with this status: an HTTP or gRPC code, or `none`.
-            #[param(inline, value_type = Option<names::Status>)]
-            status: Option<Status>,
-            /// Only responses with a status of this class.
-            #[param(inline, value_type = Option<names::StatusClass>)]
-            status_class: Option<StatusClass>,
+            /// Only requests to endpoints that contain this text, case-insensitively, or are a route pattern of this path.
+            endpoint_contains: Option<String>,
+            /// Only responses with one of these statuses, separated by commas: HTTP or gRPC codes, classes such as `4xx`, or
+            /// `none`.
+            #[serde(default)]
+            #[param(inline, required = false, style = Form, explode = false, value_type = Vec<names::StatusFilter>)]
+            status: List<StatusFilter>,
             /// Only requests about this resource.
             resource_id: Option<String>,
+            /// Only requests of this client.
+            #[param(value_type = Option<String>)]
+            client_ip: Option<IpAddr>,
             /// Only the request with this `x-request-id` or event id.
             request_id: Option<String>,
             $($rest)*
@@ -80,14 +89,15 @@ macro_rules! filtered {
                 filter.owner_contains = self.owner_contains.clone();
                 filter.from = self.from;
                 filter.to = self.to;
-                filter.outcome = self.outcome;
+                filter.outcomes = self.outcome.0.clone();
                 filter.cause = self.cause;
                 filter.rejection_reason = self.rejection_reason;
-                filter.method = self.method;
+                filter.methods = self.method.0.clone();
                 filter.endpoint = self.endpoint.clone();
-                filter.status = self.status;
-                filter.status_class = self.status_class;
+                filter.endpoint_contains = self.endpoint_contains.clone();
+                filter.statuses = self.status.0.clone();
                 filter.resource_id = self.resource_id.clone();
+                filter.client_ip = self.client_ip;
                 filter.request_id = self.request_id.clone();
                 Ok(filter)
             }
@@ -163,6 +173,24 @@ pub(super) async fn requests(
     Ok(Json(Page::of(page, Request::from)))
 }
 
+/// Returns a request.
+#[utoipa::path(
+    get, path = "/log/{id}",
+    operation_id = "get_request",
+    tag = "usage",
+    params(("id" = String, Path, format = "uuid", description = "The id of the event")),
+    responses((status = 200, description = "The request", body = Request), Problem),
+)]
+pub(super) async fn request(
+    State(shared): State<Arc<Shared>>,
+    path: Result<Path<EventId>, PathRejection>,
+) -> Result<Json<Request>, Problem> {
+    let not_found = || Problem::new(StatusCode::NOT_FOUND, "There is no request with this id.");
+    let Path(EventId { id }) = path.map_err(|_| not_found())?;
+    let event = event::read(&*shared.usage, id).await?;
+    event.map(Request::from).map(Json).ok_or_else(not_found)
+}
+
 /// Lists requests in recording order, to sync them to another system. Every request is returned once, regardless of when
 /// it started. Store the cursor with the synced data, and continue after it.
 #[utoipa::path(
@@ -225,7 +253,7 @@ pub(super) async fn count(
     Ok(Json(count.into()))
 }
 
-/// Exports requests as a file, newest first or in recording order.
+/// Exports requests as a file, newest first or in recording order. CSV has the names of their keys.
 #[utoipa::path(
     get, path = "/log/export/{format}",
     operation_id = "export_requests",
@@ -249,7 +277,7 @@ pub(super) async fn export(
         return Err(Problem::parameter("format", "Must be `csv` or `jsonl`."));
     };
     let filter = wanted.filter()?;
-    let mut export = export_as(format, shared.usage.clone(), filter);
+    let mut export = export_as(format, &shared, filter);
     if wanted.bom {
         export = export.byte_order_mark();
     }

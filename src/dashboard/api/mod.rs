@@ -82,6 +82,7 @@ fn described() -> (Router<Arc<Shared>>, Document) {
         .routes(routes!(usage::export_by_owner))
         .routes(routes!(usage::find_spikes))
         .routes(routes!(log::requests))
+        .routes(routes!(log::request))
         .routes(routes!(log::recorded))
         .routes(routes!(log::count))
         .routes(routes!(log::export))

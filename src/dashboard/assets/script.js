@@ -1,5 +1,5 @@
-// Progressive enhancements: copy buttons, times in the browser's time zone, the choice of columns, the selection of keys,
-// and secrets that are reduced to key ids.
+// Progressive enhancements: copy buttons, times in the browser's time zone, the choice of columns and of several values,
+// the selection of keys, and secrets that are reduced to key ids.
 "use strict";
 
 const remember = (name, value) => {
@@ -16,7 +16,11 @@ for (const time of document.querySelectorAll("time[datetime]")) {
     time.title = time.dateTime;
     const style = time.classList.contains("minute") ? "short" : "medium";
     const clock = time.classList.contains("date") ? {} : { timeStyle: style };
-    time.textContent = date.toLocaleString([], { dateStyle: "medium", ...clock });
+    // Styles have no milliseconds.
+    const precise = { year: "numeric", month: "short", day: "numeric", hour: "numeric", minute: "2-digit",
+      second: "2-digit", fractionalSecondDigits: 3 };
+    const parts = time.classList.contains("precise") ? precise : { dateStyle: "medium", ...clock };
+    time.textContent = date.toLocaleString([], parts);
   }
 }
 
@@ -98,6 +102,38 @@ for (const form of document.querySelectorAll(".columns form")) {
     }
     const chosen = boxes.filter((box) => box.checked).map((box) => box.value);
     remember(`keytally_columns_${form.elements.kind.value}`, chosen.join("."));
+  });
+}
+
+// Wide screens show all content, and have no buttons to fold it.
+const narrow = matchMedia("(width < 640px)");
+const fold = () => {
+  for (const details of document.querySelectorAll("details.fold")) {
+    details.open = !narrow.matches || "open" in details.dataset;
+    details.classList.add("ready");
+  }
+};
+fold();
+narrow.addEventListener("change", fold);
+
+// Menus of checkboxes close like selects, and show what is chosen.
+for (const menu of document.querySelectorAll(".several details")) {
+  const summary = menu.querySelector("summary");
+  const shown = summary.querySelector(".clip");
+  menu.addEventListener("change", () => {
+    const chosen = [...menu.querySelectorAll(":checked")].map((box) => box.parentElement.textContent.trim());
+    shown.textContent = chosen.join(", ") || "Any";
+  });
+  menu.addEventListener("keydown", (event) => {
+    if (event.key !== "Escape" || !menu.open) return;
+    menu.open = false;
+    summary.focus();
+  });
+  menu.addEventListener("focusout", (event) => {
+    if (event.relatedTarget && !menu.contains(event.relatedTarget)) menu.open = false;
+  });
+  document.addEventListener("click", (event) => {
+    if (!menu.contains(event.target)) menu.open = false;
   });
 }
 

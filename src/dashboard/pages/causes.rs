@@ -79,6 +79,73 @@ pub(super) fn of_event(event: &UsageEvent) -> Option<Cow<'static, str>> {
     }
 }
 
+/// The value of the log's `cause` field that selects requests with the cause of this one.
+pub(super) fn filter_of(event: &UsageEvent) -> Option<&'static str> {
+    let reason = event.rejection_reason.map(|reason| reason.as_str());
+    reason.or(event.cause.map(|cause| cause.as_str()))
+}
+
+/// Why a request failed or was limited, in a sentence.
+pub(super) fn explanation(event: &UsageEvent) -> Option<&'static str> {
+    if let Some(reason) = event.rejection_reason {
+        return Some(explanation_of(reason));
+    }
+    match (event.outcome, event.cause) {
+        (Outcome::Completed, _) => None,
+        (Outcome::RateLimited, _) => Some(explanation_of(RejectionReason::RateLimited)),
+        (Outcome::Failed, Some(Cause::Rejected)) => {
+            Some("The request was rejected before it reached the service.")
+        }
+        (Outcome::Failed, Some(Cause::ClientError)) => {
+            Some("The service responded that the request is invalid or cannot be fulfilled.")
+        }
+        (Outcome::Failed, Some(Cause::ServerError)) if event.status == Status::None => {
+            Some("The service failed before it sent a response.")
+        }
+        (Outcome::Failed, Some(Cause::ServerError)) => {
+            Some("The service responded with an internal error.")
+        }
+        (Outcome::Failed, Some(Cause::Cancelled)) => Some(
+            "The client disconnected or the service shut down before the response was complete.",
+        ),
+        (Outcome::Failed, None) => Some("The application classified the request as failed."),
+    }
+}
+
+fn explanation_of(reason: RejectionReason) -> &'static str {
+    match reason {
+        RejectionReason::Missing => "The request had no API key.",
+        RejectionReason::Malformed => {
+            "The credential is not an API key of this service, or it is incomplete: its checksum is wrong."
+        }
+        RejectionReason::Ambiguous => "The request had two different API keys.",
+        RejectionReason::Unknown => "No API key has this ID. It may have been deleted.",
+        RejectionReason::WrongSecret => "The API key exists, but the secret is wrong.",
+        RejectionReason::Disabled => "The API key was disabled. Enable it to accept its requests.",
+        RejectionReason::Revoked => "The API key was revoked. Generate another one.",
+        RejectionReason::Expired => {
+            "The API key had expired. Change its expiry date or generate another one."
+        }
+        RejectionReason::ClientIp => {
+            "The client's IP address is unknown or not among the allowed IPs of the API key."
+        }
+        RejectionReason::Scope => "The API key lacks a scope that the endpoint requires.",
+        RejectionReason::RateLimited => "The API key exceeded a rate limit.",
+        RejectionReason::StoreUnavailable => {
+            "The API key could not be verified: the key store was unavailable."
+        }
+        RejectionReason::LimiterUnavailable => {
+            "The rate limit could not be checked: the rate limiter was unavailable."
+        }
+        RejectionReason::RecorderFull => {
+            "The request could not be recorded: the usage recorder was full or shut down."
+        }
+        RejectionReason::LookupLimit => {
+            "The client's IP address exceeded the limit of failed lookups."
+        }
+    }
+}
+
 /// The choices of the log's `cause` field.
 pub(super) fn choices() -> impl Iterator<Item = (&'static str, &'static str)> {
     let reasons = RejectionReason::ALL.into_iter();

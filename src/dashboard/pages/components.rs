@@ -17,6 +17,11 @@ pub(super) fn time(context: &PageContext, time: Timestamp) -> Markup {
     html! { time datetime=(time) title=(time) { (context.clock(time, "%H:%M:%S")) } }
 }
 
+/// [`time`] with milliseconds.
+pub(super) fn precise_time(context: &PageContext, time: Timestamp) -> Markup {
+    html! { time .precise datetime=(time) title=(time) { (context.clock(time, "%H:%M:%S%.3f")) } }
+}
+
 /// [`time`] without seconds.
 pub(super) fn minute(context: &PageContext, time: Timestamp) -> Markup {
     html! { time .minute datetime=(time) title=(time) { (context.clock(time, "%H:%M")) } }
@@ -112,12 +117,17 @@ const MAX_UNTRUNCATED: usize = 36;
 
 /// Text from clients, of any length, on one line.
 pub(super) fn clipped(text: &str) -> Markup {
-    let shown: Cow<'_, str> = match text.char_indices().nth(MOST_SHOWN) {
-        None => text.into(),
-        Some((end, _)) => format!("{}…", &text[..end]).into(),
-    };
+    let shown = clip(text);
     let title = (shown.len() > MAX_UNTRUNCATED).then_some(&*shown);
     html! { span .clip title=[title] { (name(&shown)) } }
+}
+
+/// The beginning of a text of any length.
+pub(super) fn clip(text: &str) -> Cow<'_, str> {
+    match text.char_indices().nth(MOST_SHOWN) {
+        None => text.into(),
+        Some((end, _)) => format!("{}…", &text[..end]).into(),
+    }
 }
 
 /// The caption of a table for screen readers.
@@ -373,6 +383,43 @@ pub(super) fn choice_or<'a>(
             }
             @if let Some(wrong) = wrong { small .wrong id={ (name) "-wrong" } { (wrong) } }
         }
+    }
+}
+
+/// Checkboxes that unfold below a button with the chosen labels.
+pub(super) fn several<'a>(
+    name: &str,
+    label: &str,
+    choices: impl Iterator<Item = (&'a str, &'a str)> + Clone,
+    chosen: &[&str],
+    wrong: Option<&str>,
+) -> Markup {
+    let is_chosen = |value: &str| chosen.iter().any(|it| it.eq_ignore_ascii_case(value));
+    let labels = choices.clone().filter(|(value, _)| is_chosen(value));
+    let labels: Vec<_> = labels.map(|(_, label)| label).collect();
+    html! {
+        fieldset .field .several {
+            legend { (label) }
+            details name="several" {
+                summary aria-invalid=[wrong.map(|_| "true")] {
+                    span .unseen { (label) ": " }
+                    span .clip { @if labels.is_empty() { "Any" } @else { (labels.join(", ")) } }
+                }
+                .menu {
+                    @for (value, text) in choices {
+                        label { input type="checkbox" name=(name) value=(value) checked[is_chosen(value)]; (text) }
+                    }
+                }
+            }
+            @if let Some(wrong) = wrong { small .wrong id={ (name) "-wrong" } { (wrong) } }
+        }
+    }
+}
+
+/// Content that the script folds on narrow screens, unless it stays open.
+pub(super) fn folded(summary: &Markup, is_open: bool, content: &Markup) -> Markup {
+    html! {
+        details .fold open data-open[is_open] { summary { (summary) } (content) }
     }
 }
 

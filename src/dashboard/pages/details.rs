@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use maud::{Markup, html};
 
-use super::components::{minute, name_or_none, owner};
+use super::components::{folded, minute, name_or_none, owner};
 use super::lineage::Lineage;
 use super::{limit_text, reveal};
 use crate::dashboard::charts;
@@ -62,10 +62,10 @@ pub(super) fn of_key(
     ];
     html! {
         section .panel aria-label="API key details" {
-            dl .facts {
+            (folded(&html! { "Details" }, false, &html! { dl .facts {
                 @for (term, fact) in facts { div { dt { (term) } dd { (fact) } } }
                 @if let Some(revoked) = key.revoked_at { div { dt { "Revoked" } dd { (minute(context, revoked)) } } }
-            }
+            } }))
             p .actions { (actions(shared, context, key, lineage)) }
         }
     }

@@ -32,6 +32,7 @@ mod owner_in_path;
 pub(super) mod owners;
 mod posted_form;
 mod range;
+pub(super) mod request;
 pub(super) mod reveal;
 pub(super) mod rotate;
 mod secret;

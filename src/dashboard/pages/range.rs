@@ -8,24 +8,35 @@ use maud::{Markup, html};
 use super::components::Input;
 use crate::dashboard::form::{FieldErrors, FormFields};
 use crate::dashboard::page_context::PageContext;
-use crate::usage::Granularity;
+use crate::usage::{Granularity, midnight};
 
 const MINUTE: i64 = 60;
 const HOUR: i64 = 3_600;
 const DAY: i64 = 24 * HOUR;
 
-/// Ranges to pick: the value in the URL, the label and the length in seconds.
-const RANGES: [(&str, &str, i64); 6] = [
-    ("15m", "15 minutes", 15 * MINUTE),
-    ("1h", "1 hour", HOUR),
-    ("6h", "6 hours", 6 * HOUR),
-    ("24h", "24 hours", DAY),
-    ("7d", "7 days", 7 * DAY),
-    ("30d", "30 days", 30 * DAY),
+/// A range to pick.
+#[derive(Clone, Copy)]
+enum Length {
+    /// The last seconds.
+    Last(i64),
+    Today,
+    Yesterday,
+}
+
+/// Ranges to pick: the value in the URL, the label and the length.
+const RANGES: [(&str, &str, Length); 8] = [
+    ("15m", "15 minutes", Length::Last(15 * MINUTE)),
+    ("1h", "1 hour", Length::Last(HOUR)),
+    ("6h", "6 hours", Length::Last(6 * HOUR)),
+    ("24h", "24 hours", Length::Last(DAY)),
+    ("today", "Today", Length::Today),
+    ("yesterday", "Yesterday", Length::Yesterday),
+    ("7d", "7 days", Length::Last(7 * DAY)),
+    ("30d", "30 days", Length::Last(30 * DAY)),
 ];
 
 /// The default range.
-const USUAL: (&str, i64) = ("24h", DAY);
+const USUAL: (&str, Length) = ("24h", Length::Last(DAY));
 
 /// The value of a range with explicit start and end.
 pub(super) const CUSTOM: &str = "custom";
@@ -58,17 +69,25 @@ impl TimeRange {
                 _ => {}
             }
         }
-        let mut known = RANGES.iter().map(|(name, _, seconds)| (*name, *seconds));
-        let (name, seconds) = known.find(|(name, _)| *name == range).unwrap_or(USUAL);
-        let from = now.saturating_sub(SignedDuration::from_secs(seconds));
-        // Align to stored rollups: minutes, and hours for long ranges.
-        let width = if seconds > DAY {
-            Granularity::Hour
-        } else {
-            Granularity::Minute
-        };
-        let from = width.floor(from.unwrap_or(Timestamp::MIN));
-        Self::new(name, from..now, wrong)
+        let (name, length) = preset(range).unwrap_or(USUAL);
+        Self::new(name, length.until(context, now), wrong)
+    }
+
+    /// The range of these times.
+    pub(super) fn between(range: Range<Timestamp>) -> Self {
+        Self::new(CUSTOM, range, FieldErrors::default())
+    }
+
+    /// The range of a preset in the `range` field, and its label. `None` without one.
+    pub(super) fn preset(
+        context: &PageContext,
+        fields: &FormFields,
+    ) -> Option<(Self, &'static str)> {
+        let (name, length) = preset(fields.get("range")?)?;
+        let range = length.until(context, next_second());
+        let mut labels = RANGES.iter().filter(|(known, ..)| *known == name);
+        let label = labels.next().map_or("", |(_, label, _)| label);
+        Some((Self::new(name, range, FieldErrors::default()), label))
     }
 
     fn new(name: &'static str, range: Range<Timestamp>, wrong: FieldErrors) -> Self {
@@ -91,6 +110,7 @@ impl TimeRange {
         kept: &[&str],
     ) -> Markup {
         let kept = fields.only(kept);
+        let presets = presets(at, &kept, Some(self.name), "");
         let custom = self.name == CUSTOM || !self.wrong.is_empty();
         let value = |name: &'static str| {
             let time = fields.time(context, name).ok().flatten();
@@ -102,12 +122,7 @@ impl TimeRange {
         };
         html! {
             .picker {
-            nav .ranges aria-label="Time range" {
-                @for (name, text, _) in RANGES {
-                    a href={ (at) "?" (kept.with([("range", name)]).query()) }
-                        aria-current=[(self.name == name).then_some("true")] { (text) }
-                }
-            }
+            (presets)
             details .custom open[custom] {
                 summary { "Custom range" }
                 form .filters method="get" action=(at) {
@@ -119,6 +134,44 @@ impl TimeRange {
                     button type="submit" { "Show" }
                 }
             }
+            }
+        }
+    }
+}
+
+impl Length {
+    fn until(self, context: &PageContext, now: Timestamp) -> Range<Timestamp> {
+        let midnight = |day| midnight(day, &context.zone);
+        let today = context.zone.to_datetime(now).date();
+        match self {
+            Self::Last(seconds) => {
+                let from = now.saturating_sub(SignedDuration::from_secs(seconds));
+                // Align to stored rollups: minutes, and hours for long ranges.
+                let width = if seconds > DAY {
+                    Granularity::Hour
+                } else {
+                    Granularity::Minute
+                };
+                width.floor(from.unwrap_or(Timestamp::MIN))..now
+            }
+            Self::Today => midnight(today)..now,
+            Self::Yesterday => midnight(today.yesterday().unwrap_or(today))..midnight(today),
+        }
+    }
+}
+
+fn preset(name: &str) -> Option<(&'static str, Length)> {
+    let mut known = RANGES.iter().filter(|(known, ..)| *known == name);
+    known.next().map(|(name, _, length)| (*name, *length))
+}
+
+/// Links to the presets, which keep these fields and lead to an element of the page.
+pub(super) fn presets(at: &str, kept: &FormFields, current: Option<&str>, id: &str) -> Markup {
+    html! {
+        nav .ranges aria-label="Time range" {
+            @for (name, text, _) in RANGES {
+                a href={ (at) "?" (kept.with([("range", name)]).query()) (id) }
+                    aria-current=[(current == Some(name)).then_some("true")] { (text) }
             }
         }
     }

@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use maud::{Markup, html};
 
 use super::breakdowns::{self, Links, STATUSES};
-use super::components::{badge, copy, name};
+use super::components::{badge, copy, folded, name};
 use super::lineage::Lineage;
 use super::log::{self, Columns, Log, Table};
 use super::range::{self, TimeRange};
@@ -92,8 +92,10 @@ async fn shown(
         (breakdowns::exactness(summary.exact))
         (breakdowns::cards(&summary.totals, &before, &links, true))
         (breakdowns::chart(context, &picked, &summary, &links))
-        (breakdowns::panels(&summary, &links, &page))
-        (breakdowns::endpoints(&summary, &links))
+        (folded(&html! { "Breakdowns" }, false, &html! {
+            (breakdowns::panels(&summary, &links, &page))
+            (breakdowns::endpoints(&summary, &links))
+        }))
         (log)
     })
 }

@@ -1,25 +1,42 @@
 //! CSV rows (RFC 4180) that are safe to open in spreadsheets.
 
+use std::collections::HashMap;
 use std::fmt::Display;
 use std::io::Write;
 
+use crate::id::KeyId;
 use crate::usage::{LogCursor, UsageEvent};
 
-const COLUMNS: &str = "id,request_id,time,key,owner,method,endpoint,path,resource_id,status,\
-                       outcome,cause,rejection_reason,cost,billable,latency_us,request_bytes,response_bytes,\
-                       client_ip";
+const COLUMNS: &str = "owner,method,endpoint,path,resource_id,status,outcome,cause,rejection_reason,cost,billable,\
+                       latency_us,request_bytes,response_bytes,client_ip";
 
-pub(super) fn header(has_cursor: bool, rows: &mut Vec<u8>) {
+/// The names of keys by id.
+pub(super) type Names = HashMap<KeyId, String>;
+
+pub(super) fn header(has_names: bool, has_cursor: bool, rows: &mut Vec<u8>) {
+    rows.extend_from_slice(b"id,request_id,time,key,");
+    if has_names {
+        rows.extend_from_slice(b"key_name,");
+    }
     rows.extend_from_slice(COLUMNS.as_bytes());
     rows.extend_from_slice(if has_cursor { b",cursor\r\n" } else { b"\r\n" });
 }
 
-/// Appends the row of an event.
-pub(super) fn row(event: &UsageEvent, cursor: Option<LogCursor>, rows: &mut Vec<u8>) {
+/// Appends the row of an event, with the name of its key if there are names.
+pub(super) fn row(
+    event: &UsageEvent,
+    names: Option<&Names>,
+    cursor: Option<LogCursor>,
+    rows: &mut Vec<u8>,
+) {
     plain(&event.id, rows);
     text(&event.request_id_or_id(), rows);
     plain(&event.time, rows);
     maybe(event.key, rows);
+    if let Some(names) = names {
+        let name = event.key.and_then(|key| names.get(&key));
+        maybe_text(name.map(|name| &**name), rows);
+    }
     maybe_text(event.owner.as_deref(), rows);
     plain(&event.method, rows);
     text(&event.endpoint, rows);
@@ -157,8 +174,8 @@ mod tests {
         let mut event = UsageEvent::new("2026-11-01T10:00:00.5Z".parse().unwrap());
         event.id = "01890a5d-ac96-774b-bcce-b302099a8057".parse().unwrap();
         let mut rows = Vec::new();
-        header(false, &mut rows);
-        row(&event, None, &mut rows);
+        header(false, false, &mut rows);
+        row(&event, None, None, &mut rows);
         let text = String::from_utf8(rows).unwrap();
         let lines: Vec<_> = text.split("\r\n").collect();
         let id = "01890a5d-ac96-774b-bcce-b302099a8057";
@@ -168,5 +185,34 @@ mod tests {
         assert_eq!(lines[1..], [expected.as_str(), ""]);
         let cells = |line: &str| line.split(',').count();
         assert_eq!((cells(lines[0]), cells(lines[1])), (19, 19));
+    }
+
+    #[test]
+    fn names_follow_the_keys() {
+        let key: KeyId = "3fK9aB0000zzZZ19".parse().unwrap();
+        let names = Names::from([(key, "=Zapier".into())]);
+        let mut event = UsageEvent::new("2026-11-01T10:00:00Z".parse().unwrap());
+        let mut rows = Vec::new();
+        header(true, false, &mut rows);
+        for id in [Some(key), "0000000000000000".parse().ok(), None] {
+            event.key = id;
+            row(&event, Some(&names), None, &mut rows);
+        }
+        let text = String::from_utf8(rows).unwrap();
+        let cells = |line: &str| {
+            line.split(',')
+                .skip(3)
+                .take(2)
+                .collect::<Vec<_>>()
+                .join(",")
+        };
+        let cells: Vec<_> = text.lines().map(cells).collect();
+        let expected = [
+            "key,key_name",
+            "3fK9aB0000zzZZ19,\"'=Zapier\"",
+            "0000000000000000,",
+            ",",
+        ];
+        assert_eq!(cells, expected);
     }
 }

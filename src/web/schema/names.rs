@@ -31,6 +31,7 @@ macro_rules! texts {
 texts! {
     KeyId: form("^[0-9A-Za-z]{16}$", &["3fK9aB0000zzZZ19"]);
     Status: form("^([1-9][0-9]{2}|grpc-[0-9]{1,3}|none)$", &["200", "grpc-5", "none"]);
+    StatusFilter: form("^([1-9][0-9]{2}|grpc-[0-9]{1,3}|none|[1-5]xx)$", &["429", "5xx"]);
     Scope: form(r"^[!#-\[\]-~]{1,100}$", &["orders:write"]);
     KeyStatus: one_of(key::KeyStatus::ALL.map(key::KeyStatus::as_str));
     AuditAction: one_of(key::AuditAction::ALL.map(key::AuditAction::as_str));

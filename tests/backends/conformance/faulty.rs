@@ -643,7 +643,7 @@ impl UsageReader for Faulty {
     async fn count(&self, filter: &LogFilter) -> Result<Count, ReadError> {
         let mut filter = filter.clone();
         if self.has(Fault::CountIgnoresStatusClass) {
-            filter.status_class = None;
+            filter.statuses.clear();
         }
         self.inner.count(&filter).await
     }

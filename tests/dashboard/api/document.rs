@@ -31,6 +31,7 @@ async fn the_document_lists_all_operations_and_the_server() {
         "get_key",
         "get_merge_backlog",
         "get_recorder",
+        "get_request",
         "list_audit_entries",
         "list_keys",
         "list_recorded_requests",

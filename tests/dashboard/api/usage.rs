@@ -41,6 +41,7 @@ async fn used() -> Api {
             (event.outcome, event.cause) = Outcome::of(event.status);
             event.resource_id = Some("order-3".into());
             event.request_id = Some("wire-3".into());
+            event.client_ip = Some([203, 0, 113, 7].into());
         }
         event
     });
@@ -215,7 +216,17 @@ async fn filters_apply_to_list_count_and_export() {
         ("cause=server_error", 1),
         ("rejection_reason=scope", 0),
         ("status=500", 1),
-        ("status_class=2xx", 10),
+        ("status=2xx", 10),
+        ("status=200,500", 11),
+        ("status=5xx,404", 1),
+        ("outcome=failed,completed", 11),
+        ("outcome=failed,rate_limited", 1),
+        ("method=POST,GET", 11),
+        ("method=DELETE", 0),
+        ("endpoint_contains=ORDERS", 10),
+        ("endpoint_contains=/v1/orders/7", 4),
+        ("endpoint_contains=invoices", 0),
+        ("client_ip=203.0.113.7", 1),
         ("endpoint=/v1/orders/%7Bid%7D", 4),
         ("resource_id=order-3", 1),
         ("request_id=wire-3", 1),
@@ -240,6 +251,13 @@ async fn filters_apply_to_list_count_and_export() {
     let one = api.get("/log?request_id=wire-3").await.with(200)["items"][0].clone();
     assert_eq!(one["request_id"], "wire-3");
     assert_eq!(one["latency_us"], 1_000);
+    let id = one["id"].as_str().unwrap();
+    let alone = api.get(&format!("/log/{id}")).await.with(200);
+    assert_eq!(alone, one);
+    for missing in ["00000000-0000-0000-0000-000000000000", "nothing"] {
+        let (detail, _) = api.get(&format!("/log/{missing}")).await.problem(404);
+        assert_eq!(detail, "There is no request with this id.");
+    }
     // Without a client-provided request id, the event id is the request id.
     let page = api.get("/log?limit=1").await.with(200);
     let item = &page["items"][0];

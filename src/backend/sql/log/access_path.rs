@@ -1,5 +1,7 @@
 //! The ways to find requests by their ids.
 
+use std::net::IpAddr;
+
 use jiff::Timestamp;
 use uuid::Uuid;
 
@@ -18,7 +20,10 @@ pub(super) struct Times {
 pub(super) struct AccessPath {
     pub(super) times: Times,
     pub(super) resource_id: Option<String>,
+    pub(super) client_ip: Option<IpAddr>,
     pub(super) id: Option<Id>,
+    /// The request id of a request that is found by its event id.
+    pub(super) request_id: Option<String>,
 }
 
 impl AccessPath {
@@ -35,7 +40,7 @@ pub(super) enum Id {
     /// request.
     Event {
         id: Uuid,
-        text: String,
+        text: Option<String>,
         has_time: bool,
     },
 }
@@ -58,28 +63,40 @@ pub(super) fn access_paths(
     let path = |id, times| AccessPath {
         times,
         resource_id: filter.resource_id.clone(),
+        client_ip: filter.client_ip,
         id,
+        request_id: None,
     };
-    let Some(text) = filter.request_id.clone() else {
-        return vec![path(None, times)];
-    };
-    let mut paths = Vec::new();
-    // The request id may also be an event id, in any UUID notation.
-    if let Ok(id) = text.parse::<Uuid>() {
+    let events = |id: Uuid, text: Option<&String>| {
         let event = |has_time| Id::Event {
             id,
-            text: text.clone(),
+            text: text.cloned(),
             has_time,
         };
-        if let Some(millisecond) = uuid_millis(id) {
-            let of_id = Times {
-                from: times.from.max(millisecond * 1_000),
-                to: times.to.min(millisecond * 1_000 + 999),
-            };
-            paths.push(path(Some(event(true)), of_id));
+        let of_id = uuid_millis(id).map(|millisecond| Times {
+            from: times.from.max(millisecond * 1_000),
+            to: times.to.min(millisecond * 1_000 + 999),
+        });
+        let timed = of_id.map(|of_id| path(Some(event(true)), of_id));
+        let other = path(Some(event(false)), times);
+        timed.into_iter().chain([other])
+    };
+    match (filter.event_id, &filter.request_id) {
+        (Some(id), text) => {
+            let text = text.as_ref().filter(|text| text.parse() != Ok(id));
+            let found = events(id, None).map(|path| AccessPath {
+                request_id: text.cloned(),
+                ..path
+            });
+            found.collect()
         }
-        paths.push(path(Some(event(false)), times));
+        (None, Some(text)) => {
+            let id = text.parse();
+            // The request id may also be an event id, in any UUID notation.
+            let by_event = id.into_iter().flat_map(|id| events(id, Some(text)));
+            let by_request = path(Some(Id::Request(text.clone())), times);
+            by_event.chain([by_request]).collect()
+        }
+        (None, None) => vec![path(None, times)],
     }
-    paths.push(path(Some(Id::Request(text)), times));
-    paths
 }

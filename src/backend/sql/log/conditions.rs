@@ -1,8 +1,9 @@
 //! The conditions of filters on callers and kinds.
 
+use std::collections::BTreeSet;
+
 use crate::backend::sql::engine::Statement;
-use crate::backend::sql::value::status_codes;
-use crate::usage::LogFilter;
+use crate::usage::{LogFilter, Status, StatusClass, StatusFilter};
 
 pub(super) fn filters_callers(filter: &LogFilter) -> bool {
     filter.key.is_some() || filter.owner.is_some() || filter.owner_contains.is_some()
@@ -15,23 +16,25 @@ pub(super) fn filters_kinds(filter: &LogFilter) -> bool {
         owner_contains: _,
         from: _,
         to: _,
-        outcome,
+        outcomes,
         cause,
         rejection_reason,
-        method,
+        methods,
         endpoint,
-        status,
-        status_class,
+        endpoint_contains,
+        statuses,
         resource_id: _,
+        client_ip: _,
         request_id: _,
+        event_id: _,
     } = filter;
-    outcome.is_some()
+    !outcomes.is_empty()
         || cause.is_some()
         || rejection_reason.is_some()
-        || method.is_some()
+        || !methods.is_empty()
         || endpoint.is_some()
-        || status.is_some()
-        || status_class.is_some()
+        || endpoint_contains.is_some()
+        || !statuses.is_empty()
 }
 
 /// The `WHERE` clause for callers, apart from a part of the owner: databases disagree about upper and lower case.
@@ -46,18 +49,20 @@ pub(super) fn caller_condition(sql: &mut Statement, filter: &LogFilter) -> Strin
     condition
 }
 
-/// The `WHERE` clause for kinds.
+/// The `WHERE` clause for kinds, apart from a part of the endpoint.
 pub(super) fn kind_condition(sql: &mut Statement, filter: &LogFilter) -> String {
     let mut condition = String::from(" WHERE TRUE");
-    for (column, value) in [
-        ("outcome", filter.outcome.map(|it| it.as_str())),
-        ("cause", filter.cause.map(|it| it.as_str())),
-        ("method", filter.method.map(|it| it.as_str())),
-        ("endpoint", filter.endpoint.as_deref()),
-        ("status_class", filter.status_class.map(|it| it.as_str())),
+    let outcomes = filter.outcomes.iter().map(|it| it.as_str());
+    let methods = filter.methods.iter().map(|it| it.as_str());
+    for (column, values) in [
+        ("outcome", outcomes.collect::<Vec<_>>()),
+        ("cause", filter.cause.iter().map(|it| it.as_str()).collect()),
+        ("method", methods.collect()),
+        ("endpoint", filter.endpoint.as_deref().into_iter().collect()),
     ] {
-        if let Some(value) = value {
-            condition.push_str(&format!(" AND {column} = {}", sql.placeholder(value)));
+        if !values.is_empty() {
+            let values: Vec<_> = values.into_iter().map(|it| sql.placeholder(it)).collect();
+            condition.push_str(&format!(" AND {column} IN ({})", values.join(", ")));
         }
     }
     if let Some(reason) = filter.rejection_reason {
@@ -68,15 +73,33 @@ pub(super) fn kind_condition(sql: &mut Statement, filter: &LogFilter) -> String 
                 AND (cause = 'rejected' OR outcome = 'rate_limited'))"
         ));
     }
-    if let Some(status) = filter.status {
-        let (http, grpc) = status_codes(status);
-        for (column, code) in [("http_status", http), ("grpc_status", grpc)] {
-            let is = match code {
-                Some(code) => format!(" AND {column} = {}", sql.placeholder(code)),
-                None => format!(" AND {column} IS NULL"),
-            };
-            condition.push_str(&is);
-        }
+    if !filter.statuses.is_empty() {
+        let statuses = status_condition(sql, &filter.statuses);
+        condition.push_str(&format!(" AND ({statuses})"));
     }
     condition
+}
+
+/// The condition for statuses, of which there may be any number: SQLite limits the depth of expressions.
+fn status_condition(sql: &mut Statement, statuses: &[StatusFilter]) -> String {
+    let (mut http, mut grpc, mut classes) = (Vec::new(), Vec::new(), Vec::new());
+    for status in statuses.iter().collect::<BTreeSet<_>>() {
+        match *status {
+            StatusFilter::Class(class) => classes.push(sql.placeholder(class.as_str())),
+            // Its class has the same requests.
+            StatusFilter::Status(Status::None) => {
+                classes.push(sql.placeholder(StatusClass::None.as_str()));
+            }
+            StatusFilter::Status(Status::Http(code)) => http.push(sql.placeholder(i64::from(code))),
+            StatusFilter::Status(Status::Grpc(code)) => grpc.push(sql.placeholder(i64::from(code))),
+        }
+    }
+    let lists = [
+        ("http_status", http),
+        ("grpc_status", grpc),
+        ("status_class", classes),
+    ];
+    let lists = lists.into_iter().filter(|(_, list)| !list.is_empty());
+    let lists = lists.map(|(column, list)| format!("{column} IN ({})", list.join(", ")));
+    lists.collect::<Vec<_>>().join(" OR ")
 }

@@ -6,7 +6,7 @@ use super::conditions::{caller_condition, filters_callers, filters_kinds, kind_c
 use crate::backend::sql::engine::{Row, Session, Statement};
 use crate::backend::sql::names::Names;
 use crate::backend::sql::value::required;
-use crate::text::contains_ignoring_case;
+use crate::text::{contains_ignoring_case, endpoint_matches};
 use crate::usage::{LogFilter, RejectionReason};
 
 /// The maximum number of callers to look up in the index.
@@ -41,6 +41,7 @@ impl Matching {
         let texts = [
             &filter.owner,
             &filter.endpoint,
+            &filter.endpoint_contains,
             &filter.resource_id,
             &filter.request_id,
         ];
@@ -69,10 +70,17 @@ impl Matching {
         }
         let mut kinds = None;
         if filters_kinds(filter) {
-            let mut sql = Statement::new(names, "SELECT id FROM {prefix}kinds");
+            let mut sql = Statement::new(names, "SELECT id, endpoint FROM {prefix}kinds");
             let condition = kind_condition(&mut sql, filter);
             sql.push(&condition);
-            kinds = Some(ids(&session.fetch(sql).await?)?);
+            let mut rows = session.fetch(sql).await?;
+            if let Some(text) = &filter.endpoint_contains {
+                rows.retain(|row| match row.text("endpoint") {
+                    Ok(endpoint) => endpoint.is_some_and(|it| endpoint_matches(it, text)),
+                    Err(_) => true,
+                });
+            }
+            kinds = Some(ids(&rows)?);
         }
         let is_possible = kinds.as_ref().is_none_or(|kinds| !kinds.is_empty());
         Ok(is_possible.then_some(Self {

@@ -111,6 +111,14 @@ impl<'a> Search<'a> {
                 Some(_) => format!("r.resource_id || '' = {place}"),
             });
         }
+        if let Some(ip) = path.client_ip {
+            let place = sql.placeholder(&*ip.to_string());
+            and(dialect.address_equals("r.client_ip", &place, index == Some(Index::Clients)));
+        }
+        if let Some(text) = path.request_id.as_deref() {
+            let place = sql.placeholder(text);
+            and(format!("r.request_id || '' = {place}"));
+        }
         match &path.id {
             None => {}
             Some(Id::Request(text)) => {
@@ -119,12 +127,12 @@ impl<'a> Search<'a> {
             }
             Some(Id::Event { id, text, has_time }) => {
                 let id = sql.placeholder(*id);
-                let text = sql.placeholder(&**text);
                 let not = if *has_time { "" } else { "NOT " };
-                and(format!(
-                    "r.id = {id} AND r.id_time_differs IS {not}NULL
-                    AND coalesce(r.request_id, '') <> {text}"
-                ));
+                and(format!("r.id = {id} AND r.id_time_differs IS {not}NULL"));
+                if let Some(text) = text.as_deref() {
+                    let text = sql.placeholder(text);
+                    and(format!("coalesce(r.request_id, '') <> {text}"));
+                }
             }
         }
         Self {
@@ -176,6 +184,7 @@ enum Index {
     Callers,
     CallersAndKinds,
     Kinds,
+    Clients,
     /// Of request ids, event ids or resource ids.
     Ids,
 }
@@ -187,6 +196,7 @@ fn index(path: &AccessPath, matching: &Matching) -> Option<Index> {
         Some(Id::Event { has_time: true, .. }) => return None,
         Some(_) => return Some(Index::Ids),
         None if path.resource_id.is_some() => return Some(Index::Ids),
+        None if path.client_ip.is_some() => return Some(Index::Clients),
         None => {}
     }
     match (&matching.callers, &matching.kinds) {

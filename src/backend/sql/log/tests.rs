@@ -17,7 +17,7 @@ use uuid::Uuid;
 type Set = fn(&mut LogFilter);
 
 /// A value for every field.
-const FIELDS: [(&str, Set); 15] = [
+const FIELDS: [(&str, Set); 18] = [
     ("key", |it| it.key = "3fK9aB0000zzZZ19".parse().ok()),
     ("owner", |it| it.owner = Some("customer-17".into())),
     ("owner_contains", |it| {
@@ -25,20 +25,27 @@ const FIELDS: [(&str, Set); 15] = [
     }),
     ("from", |it| it.from = Some(Timestamp::UNIX_EPOCH)),
     ("to", |it| it.to = Some(Timestamp::UNIX_EPOCH)),
-    ("outcome", |it| it.outcome = Some(Outcome::Failed)),
+    ("outcome", |it| it.outcomes = vec![Outcome::Failed]),
     ("cause", |it| it.cause = Some(Cause::ALL[0])),
     ("rejection_reason", |it| {
         it.rejection_reason = Some(RejectionReason::Revoked)
     }),
-    ("method", |it| it.method = Some(Method::Get)),
+    ("method", |it| it.methods = vec![Method::Get, Method::Post]),
     ("endpoint", |it| it.endpoint = Some("/v1".into())),
-    ("status", |it| it.status = Some(Status::Http(200))),
+    ("endpoint_contains", |it| {
+        it.endpoint_contains = Some("v1".into())
+    }),
+    ("status", |it| it.statuses = vec![Status::Http(200).into()]),
     ("status_class", |it| {
-        it.status_class = Some(StatusClass::Success)
+        it.statuses = vec![StatusClass::Success.into(), Status::Http(429).into()]
     }),
     ("resource_id", |it| {
         it.resource_id = Some("posting-1".into())
     }),
+    ("client_ip", |it| {
+        it.client_ip = Some([203, 0, 113, 7].into())
+    }),
+    ("event_id", |it| it.event_id = Some(Uuid::nil())),
     ("request_id", |it| it.request_id = Some("wire-1".into())),
     ("event", |it| it.request_id = Some(Uuid::nil().to_string())),
 ];
@@ -126,6 +133,7 @@ fn expected(id: Option<&Id>, filter: &LogFilter, matching: &Matching) -> &'stati
         }) => return "by_id (<expr>=? AND id=?)",
         Some(Id::Event { has_time: true, .. }) => return "(segment=?)",
         None if filter.resource_id.is_some() => return "by_resource (<expr>=? AND resource_id=?)",
+        None if filter.client_ip.is_some() => return "by_client (segment=? AND client_ip=?)",
         None => {}
     }
     match (&matching.callers, &matching.kinds) {

@@ -51,10 +51,10 @@ async fn file_of(
     if let Some((_, why)) = filtered.wrong.first() {
         return Failure::Invalid(why.into()).page(&context);
     }
-    if let Err(error) = filtered.resolve_owner(shared).await {
-        return Failure::from(error).page(&context);
+    if let Err(failure) = filtered.resolve(shared).await {
+        return failure.page(&context);
     }
     let filter = filtered.filter;
     // Spreadsheets need the byte order mark to detect UTF-8.
-    download(export_as(format, shared.usage.clone(), filter).byte_order_mark())
+    download(export_as(format, shared, filter).byte_order_mark())
 }

@@ -4,27 +4,30 @@ use jiff::Timestamp;
 
 use crate::dashboard::form::{FieldErrors, FormFields};
 use crate::dashboard::page_context::PageContext;
+use crate::dashboard::pages::Failure;
 use crate::dashboard::pages::breakdowns::STATUSES;
 use crate::dashboard::pages::causes;
 use crate::dashboard::pages::owner_field;
 use crate::dashboard::pages::range::{TimeRange, next_second};
 use crate::dashboard::state::Shared;
 use crate::id::KeyId;
-use crate::key::StoreError;
 use crate::page::PageToken;
-use crate::usage::{Cause, LogFilter, Outcome, RejectionReason, StatusClass};
+use crate::usage::{Cause, LogFilter, LogQuery, Method, Outcome, RejectionReason, StatusFilter};
 
 /// The fields that filter the log.
-pub(in crate::dashboard::pages) const FILTERS: [&str; 11] = [
+pub(in crate::dashboard::pages) const FILTERS: [&str; 12] = [
     "resource", "key", "owner", "since", "until", "outcome", "cause", "method", "endpoint", "code",
-    "request",
+    "client", "request",
 ];
 
 /// All fields of a page with a log, except for the page tokens.
-pub(in crate::dashboard::pages) const FIELDS: [&str; 16] = [
+pub(in crate::dashboard::pages) const FIELDS: [&str; 17] = [
     "resource", "key", "owner", "since", "until", "outcome", "cause", "method", "endpoint", "code",
-    "request", "range", "from", "to", "zone", STATUSES,
+    "client", "request", "range", "from", "to", "zone", STATUSES,
 ];
+
+/// The filters that have several values.
+pub(super) const SEVERAL: [&str; 3] = ["outcome", "method", "code"];
 
 /// The fields with page tokens.
 pub(in crate::dashboard::pages) const PAGE_TOKENS: [&str; 2] = ["after", "newer"];
@@ -65,12 +68,14 @@ impl Filtered {
         filter.from = since;
         filter.resource_id = text("resource");
         filter.request_id = text("request");
-        filter.endpoint = text("endpoint");
-        filter.method = wrong.take(
-            "method",
-            known(fields, "method", "Choose a method from the list."),
-        );
-        filter.outcome = wrong.take("outcome", outcome(fields));
+        filter.endpoint_contains = text("endpoint");
+        filter.methods = several(fields, "method", &mut wrong);
+        filter.outcomes = several(fields, "outcome", &mut wrong);
+        filter.statuses = several(fields, "code", &mut wrong);
+        if let Some(text) = fields.get("client") {
+            let why = "Enter an IP address.";
+            filter.client_ip = wrong.take("client", text.parse().map(Some).map_err(|_| why));
+        }
         if let Some(name) = fields.get(causes::FIELD) {
             let mut causes = Cause::ALL.into_iter();
             filter.cause = causes.find(|cause| cause.as_str() == name);
@@ -79,11 +84,6 @@ impl Filtered {
             if filter.cause.is_none() && filter.rejection_reason.is_none() {
                 wrong.add(causes::FIELD, "Choose a cause from the list.");
             }
-        }
-        filter.status_class = fields.get("code").and_then(class);
-        if filter.status_class.is_none() {
-            let why = "Enter a code such as 404, or a class such as 4xx.";
-            filter.status = wrong.take("code", known(fields, "code", why));
         }
         if key.is_some() {
             filter.key = key;
@@ -102,9 +102,15 @@ impl Filtered {
         }
     }
 
-    /// Replaces a part of an owner that is the full name of one.
-    pub(super) async fn resolve_owner(&mut self, shared: &Shared) -> Result<(), StoreError> {
+    /// Replaces parts of an owner and of an endpoint that are the full name of one.
+    pub(super) async fn resolve(&mut self, shared: &Shared) -> Result<(), Failure> {
         let filter = &mut self.filter;
+        if let Some(endpoint) = &filter.endpoint_contains {
+            let query = LogQuery::new(LogFilter::new().endpoint(&**endpoint)).limit(1);
+            if !shared.usage.requests(&query).await?.items.is_empty() {
+                filter.endpoint = filter.endpoint_contains.take();
+            }
+        }
         (filter.owner, filter.owner_contains) = match filter.owner_contains.take() {
             Some(owner) => owner_field::resolve(shared, owner).await?,
             None => (filter.owner.take(), None),
@@ -123,17 +129,59 @@ fn known<T: std::str::FromStr>(
     read.transpose().map_err(|_| why)
 }
 
-fn outcome(fields: &FormFields) -> Result<Option<Outcome>, &'static str> {
-    let Some(name) = fields.get("outcome") else {
-        return Ok(None);
-    };
-    let mut known = Outcome::ALL.into_iter();
-    let known = known.find(|outcome| outcome.as_str() == name);
-    known.map(Some).ok_or("Choose a status from the list.")
+/// A field with several values, which are separated by commas or repeat the field.
+trait Listed: Copy + PartialEq + 'static {
+    const WHY: &'static str;
+
+    fn parse(text: &str) -> Option<Self>;
 }
 
-fn class(code: &str) -> Option<StatusClass> {
-    // `none` is both a status and a class, with the same requests.
-    let mut classes = StatusClass::ALL.into_iter();
-    classes.find(|class| class.as_str().eq_ignore_ascii_case(code))
+impl Listed for Method {
+    const WHY: &'static str = "Choose methods from the list.";
+
+    fn parse(text: &str) -> Option<Self> {
+        text.parse().ok()
+    }
+}
+
+impl Listed for Outcome {
+    const WHY: &'static str = "Choose statuses from the list.";
+
+    fn parse(text: &str) -> Option<Self> {
+        let mut known = Self::ALL.into_iter();
+        known.find(|outcome| outcome.as_str() == text)
+    }
+}
+
+impl Listed for StatusFilter {
+    const WHY: &'static str = "Enter a code such as 404, a class such as 4xx, or several of them.";
+
+    fn parse(text: &str) -> Option<Self> {
+        text.parse().ok()
+    }
+}
+
+/// Parses the values of a field, each once.
+fn several<T: Listed>(fields: &FormFields, name: &'static str, wrong: &mut FieldErrors) -> Vec<T> {
+    let mut values = Vec::new();
+    for text in values_of(fields, name) {
+        match T::parse(text) {
+            Some(value) if values.contains(&value) => {}
+            Some(value) => values.push(value),
+            None => {
+                wrong.replace(name, T::WHY);
+                return Vec::new();
+            }
+        }
+    }
+    values
+}
+
+/// The values of a field that may have several.
+pub(super) fn values_of<'a>(
+    fields: &'a FormFields,
+    name: &'a str,
+) -> impl Iterator<Item = &'a str> {
+    let values = fields.all(name).flat_map(|value| value.split(','));
+    values.map(str::trim).filter(|value| !value.is_empty())
 }

@@ -3,20 +3,21 @@
 use maud::{Markup, html};
 
 use super::Log;
+use super::chips::label_of_outcome;
+use super::filter::values_of;
 use crate::dashboard::form::{FieldErrors, FormFields};
 use crate::dashboard::page_context::PageContext;
 use crate::dashboard::pages::breakdowns::STATUSES;
 use crate::dashboard::pages::causes;
 use crate::dashboard::pages::components::{self, Input};
 use crate::dashboard::pages::owner_field::owner_field;
-use crate::usage::Method;
+use crate::usage::{Method, Outcome};
 
-const OUTCOMES: [(&str, &str); 4] = [
-    ("", "Any"),
-    ("completed", "Completed"),
-    ("failed", "Failed"),
-    ("rate_limited", "Rate limited"),
-];
+/// The values that a form suggests.
+pub(super) struct Suggestions {
+    pub(super) owners: Vec<String>,
+    pub(super) endpoints: Vec<String>,
+}
 
 impl Log<'_> {
     /// Renders the filter form around the field of the key.
@@ -26,7 +27,7 @@ impl Log<'_> {
         fields: &FormFields,
         wrong: &FieldErrors,
         key: &Markup,
-        owners: &[String],
+        suggested: &Suggestions,
     ) -> Markup {
         let text = |name, label, hint| {
             let input = Input::new(name, label, fields.get(name).unwrap_or_default());
@@ -47,8 +48,24 @@ impl Log<'_> {
                 wrong.get(name),
             )
         };
+        let several = |name, label, choices: &[(&str, &str)]| {
+            let chosen: Vec<_> = values_of(fields, name).collect();
+            components::several(
+                name,
+                label,
+                choices.iter().copied(),
+                &chosen,
+                wrong.get(name),
+            )
+        };
         let methods = Method::ALL.map(|method| (method.as_str(), method.as_str()));
-        let methods: Vec<_> = [("", "Any")].into_iter().chain(methods).collect();
+        let outcomes = Outcome::ALL.map(|outcome| (outcome.as_str(), label_of_outcome(outcome)));
+        let endpoint = Input::new(
+            "endpoint",
+            "API endpoint",
+            fields.get("endpoint").unwrap_or_default(),
+        );
+        let endpoint = endpoint.hint("A part or a path").suggest("endpoints");
         let causes: Vec<_> = [("", "Any")].into_iter().chain(causes::choices()).collect();
         // Times of the page's range are sent in UTC, since `zone` applies to the fields of this form.
         let range = |name| fields.time(context, name).ok().flatten();
@@ -56,7 +73,8 @@ impl Log<'_> {
             form .filters .many method="get" action={ (self.at) "#log" } role="search" aria-label="Filter request log" {
                 (components::alert(wrong, "after"))
                 @for name in ["range", STATUSES] {
-                    @if let Some(value) = fields.get(name).filter(|_| self.picked.is_some()) {
+                    @let is_kept = self.picked.is_some() || self.preset(context, fields).is_some();
+                    @if let Some(value) = fields.get(name).filter(|_| is_kept) {
                         input type="hidden" name=(name) value=(value);
                     }
                 }
@@ -68,14 +86,16 @@ impl Log<'_> {
                 input type="hidden" name="zone" value=(context.zone_name());
                 (key)
                 (text("resource", "Resource ID", ""))
-                @if self.has_owner_field() { (owner_field(fields, owners)) }
+                @if self.has_owner_field() { (owner_field(fields, &suggested.owners)) }
                 (moment("since", "Date from", if self.picked.is_some() { "Defaults to the range above" } else { "" }))
                 (moment("until", "Date to", ""))
-                (choice("outcome", "Status", &OUTCOMES))
+                (several("outcome", "Status", &outcomes))
                 (choice(causes::FIELD, "Cause", &causes))
-                (choice("method", "HTTP method", &methods))
-                (text("endpoint", "API endpoint", ""))
-                (text("code", "Response status", "404 or 4xx"))
+                (several("method", "HTTP method", &methods))
+                (endpoint.in_url())
+                (components::suggestions("endpoints", &suggested.endpoints))
+                (text("code", "Response status", "Codes or classes, such as 429, 5xx"))
+                (text("client", "Client IP", ""))
                 (text("request", "Request ID", ""))
                 p .buttons {
                     button type="submit" .primary { "Apply" }

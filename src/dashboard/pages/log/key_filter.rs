@@ -69,8 +69,7 @@ impl KeyChoices {
         chosen: &str,
         wrong: Option<&str>,
     ) -> Result<Markup, Failure> {
-        let mut listed = self.keys.iter();
-        let listed = listed.find(|key| key.id.as_str() == chosen).map(label);
+        let listed = self.label_of(chosen);
         if self.is_complete {
             return Ok(self.select(chosen, listed.is_some(), wrong));
         }
@@ -87,6 +86,12 @@ impl KeyChoices {
                 @for (id, label) in suggestions { option value=(id) label=(label) {} }
             }
         })
+    }
+
+    /// The name and hint of a key in the list.
+    pub(super) fn label_of(&self, id: &str) -> Option<String> {
+        let mut listed = self.keys.iter();
+        listed.find(|key| key.id.as_str() == id).map(label)
     }
 
     /// The keys of these requests, to show their names. Deleted keys are missing.

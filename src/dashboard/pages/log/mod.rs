@@ -1,5 +1,6 @@
 //! The request log: a section of a key's page, and a page for all keys.
 
+mod chips;
 mod columns;
 mod export;
 mod filter;
@@ -13,19 +14,23 @@ use std::sync::Arc;
 use axum::extract::State;
 use axum::response::Response;
 use http::HeaderMap;
+use jiff::SignedDuration;
 use maud::{Markup, html};
 
+pub(super) use self::chips::label_of_outcome;
 pub(super) use self::columns::{Columns, Table};
 pub(in crate::dashboard) use self::columns::{choose as choose_columns, form as columns};
 pub(in crate::dashboard) use self::export::{export, export_of_owner};
 use self::filter::Filtered;
 pub(super) use self::filter::{FIELDS, FILTERS, PAGE_TOKENS};
+use self::form::Suggestions;
 use self::key_filter::KeyChoices;
 pub(super) use self::key_filter::leaving;
+pub(super) use self::rows::{badge_of, minute_of};
 use super::breakdowns::{self, Links, STATUSES};
 use super::components;
 use super::owner_field;
-use super::range::{CUSTOM, TimeRange};
+use super::range::{self, CUSTOM, TimeRange};
 use super::{Failure, page};
 use crate::dashboard::charts;
 use crate::dashboard::form::FormFields;
@@ -39,9 +44,22 @@ use crate::usage::{
 };
 
 /// The fields that a change of the time range keeps: all but the times.
-pub(super) const KEPT: [&str; 8] = [
-    "resource", "outcome", "cause", "method", "endpoint", "code", "request", STATUSES,
+pub(super) const KEPT: [&str; 9] = [
+    "resource", "outcome", "cause", "method", "endpoint", "code", "client", "request", STATUSES,
 ];
+
+/// The fields that the presets of the log keep.
+const KEPT_BY_PRESETS: [&str; 10] = [
+    "key", "owner", "resource", "outcome", "cause", "method", "endpoint", "code", "client",
+    "request",
+];
+
+/// The number of requests on the page of the log, and on pages with a log.
+const ROWS: usize = 50;
+const FEWER_ROWS: usize = 20;
+
+/// The maximum number of endpoints to suggest.
+const SUGGESTED: usize = 200;
 
 /// A request log and the page that it is part of.
 pub(super) struct Log<'a> {
@@ -93,8 +111,10 @@ impl Log<'_> {
             None => choices.resolve(shared, fields).await?,
         };
         let fields = resolved.as_ref().unwrap_or(fields);
-        let mut filtered = Filtered::read(context, fields, key, self.owner, self.picked);
-        filtered.resolve_owner(shared).await?;
+        let preset = self.preset(context, fields).map(|(range, _)| range);
+        let picked = self.picked.or(preset.as_ref());
+        let mut filtered = Filtered::read(context, fields, key, self.owner, picked);
+        filtered.resolve(shared).await?;
         if let Err(why) = &resolved {
             filtered.wrong.replace("key", *why);
         }
@@ -102,23 +122,41 @@ impl Log<'_> {
         let chosen = chosen.unwrap_or_default();
         let field = choices.field(shared, chosen, filtered.wrong.get("key"));
         let field = field.await?;
-        let found = page_of(shared, &mut filtered).await?;
+        let rows = if self.picked.is_some() {
+            FEWER_ROWS
+        } else {
+            ROWS
+        };
+        let found = page_of(shared, &mut filtered, rows).await?;
         let keys = match &found {
             Some((requests, _)) if self.key.is_none() => {
                 choices.of(shared, &requests.items).await?
             }
             _ => Vec::new(),
         };
-        let owners = match self.has_owner_field() {
-            true => owner_field::suggested(shared).await?,
-            false => Vec::new(),
+        let suggested = Suggestions {
+            owners: match self.has_owner_field() {
+                true => owner_field::suggested(shared).await?,
+                false => Vec::new(),
+            },
+            endpoints: shared.usage.endpoints(SUGGESTED).await?,
         };
-        let failures = self.failures(shared, &filtered).await?;
+        let usage = self.usage(shared, context, &filtered).await?;
         let fixed = self.fixed(fields, &filtered);
         let links = Links {
             at: self.at.clone(),
             kept: fixed.clone(),
         };
+        let chips = self.active(
+            context,
+            fields,
+            &filtered.wrong,
+            choices.label_of(chosen).as_deref(),
+        );
+        let summary = html! {
+            "Filters" @if !chips.is_empty() { " (" (chips.len()) ")" }
+        };
+        let form = self.form(context, fields, &filtered.wrong, &field, &suggested);
         Ok(html! {
             section #log .panel aria-label="Request log" {
                 .head {
@@ -128,8 +166,13 @@ impl Log<'_> {
                         p { (self.exports(context, &fixed)) }
                     }
                 }
-                (self.form(context, fields, &filtered.wrong, &field, &owners))
-                @if let Some(summary) = &failures {
+                @if self.picked.is_none() { (self.presets(context, fields)) }
+                (self.chips(&chips))
+                @if let Some(Usage { summary, chart: Some(range), .. }) = &usage {
+                    (breakdowns::chart(context, range, summary, &links))
+                }
+                (components::folded(&summary, !filtered.wrong.is_empty(), &form))
+                @if let Some(Usage { summary, has_causes: true, .. }) = &usage {
                     (breakdowns::exactness(summary.exact))
                     (breakdowns::failures_line(summary, &links))
                 }
@@ -138,33 +181,77 @@ impl Log<'_> {
         })
     }
 
+    /// The time range of the `range` field, on the page of the log.
+    fn preset(
+        &self,
+        context: &PageContext,
+        fields: &FormFields,
+    ) -> Option<(TimeRange, &'static str)> {
+        match self.picked {
+            Some(_) => None,
+            None => TimeRange::preset(context, fields),
+        }
+    }
+
+    /// Links to time ranges, in place of the times of the filter.
+    fn presets(&self, context: &PageContext, fields: &FormFields) -> Markup {
+        let kept = fields.only(&KEPT_BY_PRESETS);
+        let is_chosen = !fields.has_any(&["since", "until"]);
+        let preset = self.preset(context, fields).filter(|_| is_chosen);
+        let current = preset.and_then(|_| fields.get("range"));
+        range::presets(&self.at, &kept, current, "#log")
+    }
+
     /// Whether the filter has a field for the owner.
     fn has_owner_field(&self) -> bool {
         self.key.is_none() && self.owner.is_none()
     }
 
-    /// The usage of the filtered key or owner, to show why its requests failed. `None` if other fields, which rollups
-    /// do not have, narrow the log further, and on pages that show it above the log.
-    async fn failures(
+    /// The usage of short ranges, to find the minute of a request, and of the filtered key or owner, to show why its
+    /// requests failed. `None` if other fields, which rollups do not have, narrow the log further, and on pages that
+    /// show it above the log.
+    async fn usage(
         &self,
         shared: &Shared,
+        context: &PageContext,
         filtered: &Filtered,
-    ) -> Result<Option<Summary>, Failure> {
+    ) -> Result<Option<Usage>, Failure> {
         let filter = &filtered.filter;
-        let is_narrowed = filter.method.is_some()
+        let is_narrowed = !filter.methods.is_empty()
             || filter.endpoint.is_some()
+            || filter.endpoint_contains.is_some()
+            || filter.client_ip.is_some()
             || filter.resource_id.is_some()
             || filter.request_id.is_some()
-            || filter.outcome.is_some_and(|it| it != Outcome::Failed);
-        let has_caller = filter.key.is_some() || filter.owner.is_some();
-        if self.picked.is_some() || !has_caller || is_narrowed || !filtered.wrong.is_empty() {
+            || filter.owner_contains.is_some()
+            || filter.outcomes.iter().any(|it| *it != Outcome::Failed);
+        let has_causes = filter.key.is_some() || filter.owner.is_some();
+        let is_of_some = filter.cause.is_some()
+            || filter.rejection_reason.is_some()
+            || !filter.statuses.is_empty()
+            || !filter.outcomes.is_empty();
+        let range = filtered.since.map(|since| since..filtered.until);
+        let chart = range.filter(|it| !is_of_some && is_charted(it.end.duration_since(it.start)));
+        let is_shown = has_causes || chart.is_some();
+        if self.picked.is_some() || !is_shown || is_narrowed || !filtered.wrong.is_empty() {
             return Ok(None);
         }
         let mut range = UsageRange::new();
         (range.key, range.owner) = (filter.key, filter.owner.clone());
         (range.from, range.to) = (filter.from, filter.to);
-        let query = SummaryQuery::new(range, SummarySpec::new());
-        Ok(Some(shared.usage.summary(&query).await?))
+        let mut spec = SummarySpec::new();
+        if let Some(chart) = &chart {
+            spec = spec.over_range(chart.clone(), context.zone.clone());
+        }
+        let summary = shared
+            .usage
+            .summary(&SummaryQuery::new(range, spec))
+            .await?;
+        Ok(Some(Usage {
+            summary,
+            has_causes,
+            chart: chart.map(TimeRange::between),
+        }))
     }
 
     /// The fields for links, with absolute times so that a link always shows the same rows.
@@ -175,7 +262,7 @@ impl Log<'_> {
             ("until", &filtered.until.to_string()),
         ]);
         let Some(TimeRange { range, .. }) = self.picked else {
-            return fixed;
+            return fixed.with([("range", ""), ("from", ""), ("to", "")]);
         };
         fixed.with([
             ("range", CUSTOM),
@@ -207,7 +294,11 @@ impl Log<'_> {
                 }
             } @else {
                 (self.columns.form(context, fields))
-                (rows::table(context, &requests.items, keys, &self.columns.all))
+                @let links = Links { at: self.at.clone(), kept: fields.only(&FIELDS) };
+                @let table = rows::Requests {
+                    context, keys, links: &links, has_owner_field: self.has_owner_field(),
+                };
+                (table.table(&requests.items, &self.columns.all))
             }
             (components::pages("Request log pages", &[
                 ("Newest", pagination::newest(fixed, fields).map(href)),
@@ -233,15 +324,30 @@ impl Log<'_> {
     }
 }
 
+/// The usage that a log shows above its rows.
+struct Usage {
+    summary: Summary,
+    /// Whether it is of a key or an owner.
+    has_causes: bool,
+    /// The range of the chart.
+    chart: Option<TimeRange>,
+}
+
+/// Whether the log shows a chart of a range: more than a minute, and at most six hours.
+fn is_charted(length: SignedDuration) -> bool {
+    SignedDuration::from_mins(1) < length && length <= SignedDuration::from_mins(6 * 60 + 1)
+}
+
 /// A page of requests and their count. `None` for an invalid filter, rather than unfiltered requests.
 async fn page_of(
     shared: &Shared,
     filtered: &mut Filtered,
+    rows: usize,
 ) -> Result<Option<(Page<UsageEvent>, Count)>, Failure> {
     if !filtered.wrong.is_empty() {
         return Ok(None);
     }
-    let mut query = LogQuery::new(filtered.filter.clone()).limit(50);
+    let mut query = LogQuery::new(filtered.filter.clone()).limit(rows);
     query.page.after = filtered.after.take();
     match shared.usage.requests(&query).await {
         Ok(requests) => {
