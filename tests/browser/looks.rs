@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use keytally::KeyId;
 use serde_json::{Value, json};
 use url::Url;
+use uuid::Uuid;
 
 use crate::browser::Scripts;
 use crate::demo::{UNUSED, USED, target};
@@ -248,16 +249,17 @@ impl Look<'_> {
     }
 }
 
-/// The path of a URL, with key ids replaced.
+/// The path of a URL, with ids of keys and requests replaced.
 fn path(url: &str) -> String {
     let url: Url = url.parse().unwrap();
-    let parts = url
-        .path()
-        .split('/')
-        .map(|part| match part.parse::<KeyId>() {
-            Ok(_) => "key",
-            Err(_) => part,
-        });
+    let parts =
+        url.path()
+            .split('/')
+            .map(|part| match (part.parse::<KeyId>(), part.parse::<Uuid>()) {
+                (Ok(_), _) => "key",
+                (_, Ok(_)) => "request",
+                _ => part,
+            });
     parts.collect::<Vec<_>>().join("/")
 }
 

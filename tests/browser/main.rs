@@ -19,6 +19,7 @@ mod journey;
 mod key_tasks;
 mod keys;
 mod log;
+mod log_tasks;
 mod looks;
 mod owners;
 mod pages;

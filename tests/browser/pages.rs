@@ -265,8 +265,18 @@ impl Pages {
 
     // --- The request log ---
 
+    /// The rows of the log, with whole request ids.
     pub(crate) async fn log(&self) -> Vec<Row> {
-        self.rows("Request ID").await
+        const IDS: &str =
+            "return [...document.querySelectorAll('table.log td.id a')].map((it) => it.title);";
+        let ids = self.ask(IDS, vec![]).await;
+        let mut rows = self.rows("Request ID").await;
+        for (row, id) in rows.iter_mut().zip(ids.as_array().unwrap()) {
+            if let Some(shown) = row.get_mut("Request ID") {
+                *shown = id.as_str().unwrap().into();
+            }
+        }
+        rows
     }
 
     /// The number of requests that the log shows.
@@ -289,6 +299,25 @@ impl Pages {
 
     /// Sets a field of the log's filter and applies it.
     pub(crate) async fn filter(&self, label: &str, value: &str) {
+        self.unfold_filters().await;
+        if let [menu] = &*self.seen(&menu(label)).await {
+            menu.click().await.unwrap();
+            let button = menu;
+            let menu = format!("{}/following-sibling::*", self::menu(label));
+            for chosen in self.seen(&format!("{menu}//input")).await {
+                if chosen.is_selected().await.unwrap() {
+                    chosen.click().await.unwrap();
+                }
+            }
+            for value in value.split(", ") {
+                let label = format!("{menu}//label[normalize-space()={}]", quoted(value));
+                self.find(&label).await.click().await.unwrap();
+            }
+            // The menu may cover the button of the form.
+            button.click().await.unwrap();
+            self.apply().await;
+            return;
+        }
         let field = self.in_filter(label).await;
         if field.tag_name().await.unwrap() == "select" {
             field.select_by_label(value).await.unwrap();
@@ -297,6 +326,16 @@ impl Pages {
             field.send_keys(value).await.unwrap();
         }
         self.apply().await;
+    }
+
+    /// Opens the filters of the log, which narrow screens fold.
+    async fn unfold_filters(&self) {
+        const SUMMARY: &str = "//details[contains(@class, 'fold')][form]/summary";
+        if let [summary] = &*self.seen(SUMMARY).await
+            && self.seen(FILTER).await.is_empty()
+        {
+            summary.click().await.unwrap();
+        }
     }
 
     /// Sets a time of the log's filter, such as `2026-11-01T10:00`.
@@ -313,6 +352,13 @@ impl Pages {
 
     /// The value of a field of the log's filter.
     pub(crate) async fn filtered_by(&self, label: &str) -> String {
+        if let [menu] = &*self.seen(&menu(label)).await {
+            let menu = serde_json::to_value(menu).unwrap();
+            let chosen = "return [...arguments[0].parentElement.querySelectorAll(':checked')]
+                .map((it) => it.value).join();";
+            let chosen = self.ask(chosen, vec![menu]).await;
+            return chosen.as_str().unwrap().into();
+        }
         let field = self.in_filter(label).await;
         field.prop("value").await.unwrap().unwrap_or_default()
     }
@@ -464,6 +510,12 @@ pub(crate) type Time = (Timestamp, String, String);
 const EDIT: &str = "//details[summary[normalize-space()='Edit columns']]";
 
 const FILTER: &str = "//form[@aria-label='Filter request log']";
+
+/// The button of a filter with several values.
+fn menu(label: &str) -> String {
+    let legend = quoted(label);
+    format!("{FILTER}//fieldset[legend[normalize-space()={legend}]]/details/summary")
+}
 
 /// A string literal in XPath, which has no escapes.
 fn quoted(text: &str) -> String {

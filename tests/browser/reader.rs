@@ -114,7 +114,11 @@ async fn pages_work_without_javascript() {
         assert!(!log[0].contains_key("Endpoint"), "{log:?}");
         // Without the script, times are in UTC.
         for (time, text, tooltip) in pages.times().await {
-            let clocks = ["%Y-%m-%d %H:%M:%S UTC", "%Y-%m-%d %H:%M UTC"];
+            let clocks = [
+                "%Y-%m-%d %H:%M:%S%.3f UTC",
+                "%Y-%m-%d %H:%M:%S UTC",
+                "%Y-%m-%d %H:%M UTC",
+            ];
             let clocks = clocks.map(|clock| time.strftime(clock).to_string());
             assert!(clocks.contains(&text), "{text} is none of {clocks:?}");
             assert_eq!(tooltip.parse::<Timestamp>().unwrap(), time);
