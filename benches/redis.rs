@@ -220,12 +220,10 @@ fn commands(server: &Server) -> u64 {
 
 #[tokio::main(flavor = "multi_thread", worker_threads = 1)]
 async fn main() {
-    let arguments = std::env::args()
+    let rounds = std::env::args()
         .skip(1)
-        .filter(|argument| argument != "--bench");
-    let rounds = arguments
-        .last()
-        .map_or(5, |rounds| rounds.parse().expect("a number"));
+        .find(|argument| argument != "--bench");
+    let rounds = rounds.map_or(5, |rounds| rounds.parse().expect("a number"));
     let mut server = Server::start();
     let config = || {
         RedisConfig::new(&server.url())

@@ -6,10 +6,10 @@ mod slot;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use account::{Account, is_shared, lock};
 pub(super) use account::AccountHandle;
 #[cfg(feature = "redis")]
 pub(super) use account::decision_of;
+use account::{Account, is_shared, lock};
 
 use super::limiter::{LimitError, LimitHandle, Limiter};
 use super::rate_limit::RateLimit;

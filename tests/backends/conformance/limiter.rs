@@ -94,12 +94,15 @@ async fn each_fault_fails_with_the_rule_it_violates() {
     }
 }
 
+/// The limiter of a subject, and its handle.
+type Forgetful = (Weak<dyn LimitHandle>, LocalLimiter);
+
 /// A limiter that violates a single rule.
 struct Faulty {
     fault: Fault,
     inner: LocalLimiter,
     /// The limiters of subjects whose usage is forgotten.
-    forgetful: Mutex<HashMap<KeyId, (Weak<dyn LimitHandle>, LocalLimiter)>>,
+    forgetful: Mutex<HashMap<KeyId, Forgetful>>,
 }
 
 impl Faulty {
