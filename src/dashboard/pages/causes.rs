@@ -156,6 +156,15 @@ pub(super) fn choices() -> impl Iterator<Item = (&'static str, &'static str)> {
         .chain(reasons)
 }
 
+/// The name of an outcome.
+pub(super) fn label_of_outcome(outcome: Outcome) -> &'static str {
+    match outcome {
+        Outcome::Completed => "Completed",
+        Outcome::Failed => "Failed",
+        Outcome::RateLimited => "Rate limited",
+    }
+}
+
 fn of_cause(cause: Cause) -> &'static str {
     match cause {
         Cause::Rejected => "Rejected",

@@ -12,7 +12,7 @@ use maud::{Markup, html};
 
 use super::breakdowns::Links;
 use super::components::{copy, copy_as, line_to, milliseconds, name, none, owner, precise_time};
-use super::log::{badge_of, label_of_outcome, minute_of};
+use super::log::{badge_of, minute_of};
 use super::{Failure, causes, error_page, page};
 use crate::dashboard::charts;
 use crate::dashboard::event::{self, EventId};
@@ -116,7 +116,10 @@ impl Shown {
                 "Time in UTC",
                 html! { (utc.strftime("%Y-%m-%d %H:%M:%S%.6f UTC")) },
             ),
-            ("Status", html! { (label_of_outcome(event.outcome)) }),
+            (
+                "Status",
+                html! { (causes::label_of_outcome(event.outcome)) },
+            ),
             (
                 "Response status",
                 html! { (causes::status_label(event.status)) },

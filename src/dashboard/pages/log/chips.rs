@@ -136,13 +136,5 @@ fn shown(name: &str, value: &str) -> String {
 fn outcome_label(value: &str) -> Option<&'static str> {
     let mut outcomes = Outcome::ALL.into_iter();
     let outcome = outcomes.find(|outcome| outcome.as_str() == value)?;
-    Some(label_of_outcome(outcome))
-}
-
-pub(in crate::dashboard::pages) fn label_of_outcome(outcome: Outcome) -> &'static str {
-    match outcome {
-        Outcome::Completed => "Completed",
-        Outcome::Failed => "Failed",
-        Outcome::RateLimited => "Rate limited",
-    }
+    Some(causes::label_of_outcome(outcome))
 }

@@ -3,7 +3,6 @@
 use maud::{Markup, html};
 
 use super::Log;
-use super::chips::label_of_outcome;
 use super::filter::values_of;
 use crate::dashboard::form::{FieldErrors, FormFields};
 use crate::dashboard::page_context::PageContext;
@@ -59,7 +58,8 @@ impl Log<'_> {
             )
         };
         let methods = Method::ALL.map(|method| (method.as_str(), method.as_str()));
-        let outcomes = Outcome::ALL.map(|outcome| (outcome.as_str(), label_of_outcome(outcome)));
+        let outcomes =
+            Outcome::ALL.map(|outcome| (outcome.as_str(), causes::label_of_outcome(outcome)));
         let endpoint = Input::new(
             "endpoint",
             "API endpoint",

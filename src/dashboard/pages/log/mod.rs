@@ -17,7 +17,6 @@ use http::HeaderMap;
 use jiff::SignedDuration;
 use maud::{Markup, html};
 
-pub(super) use self::chips::label_of_outcome;
 pub(super) use self::columns::{Columns, Table};
 pub(in crate::dashboard) use self::columns::{choose as choose_columns, form as columns};
 pub(in crate::dashboard) use self::export::{export, export_of_owner};

@@ -6,7 +6,6 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 use maud::{Markup, html};
 
-use super::chips::label_of_outcome;
 use crate::dashboard::charts;
 use crate::dashboard::owner_path::linked_path;
 use crate::dashboard::page_context::PageContext;
@@ -247,5 +246,5 @@ pub(in crate::dashboard::pages) fn badge_of(outcome: Outcome) -> Markup {
         Outcome::RateLimited => "limited",
         Outcome::Failed => "failed",
     };
-    html! { span class={ "badge " (class) } { (label_of_outcome(outcome).to_lowercase()) } }
+    html! { span class={ "badge " (class) } { (causes::label_of_outcome(outcome).to_lowercase()) } }
 }
