@@ -35,6 +35,12 @@ pub(in crate::dashboard::pages) const PAGE_TOKENS: [&str; 2] = ["after", "newer"
 pub(super) const INVALID_PAGE_TOKEN: &str =
     "Invalid page token. Start again from the newest requests.";
 
+/// The values that a form suggests.
+pub(super) struct Suggestions {
+    pub(super) owners: Vec<String>,
+    pub(super) endpoints: Vec<String>,
+}
+
 /// The parsed filter and its errors.
 pub(super) struct Filtered {
     pub(super) filter: LogFilter,

@@ -3,7 +3,7 @@
 use maud::{Markup, html};
 
 use super::Log;
-use super::filter::values_of;
+use super::filter::{Suggestions, values_of};
 use crate::dashboard::form::{FieldErrors, FormFields};
 use crate::dashboard::page_context::PageContext;
 use crate::dashboard::pages::breakdowns::STATUSES;
@@ -11,12 +11,6 @@ use crate::dashboard::pages::causes;
 use crate::dashboard::pages::components::{self, Input};
 use crate::dashboard::pages::owner_field::owner_field;
 use crate::usage::{Method, Outcome};
-
-/// The values that a form suggests.
-pub(super) struct Suggestions {
-    pub(super) owners: Vec<String>,
-    pub(super) endpoints: Vec<String>,
-}
 
 impl Log<'_> {
     /// Renders the filter form around the field of the key.
