@@ -433,6 +433,7 @@ mod tests {
         assert_eq!((new.key, new.digest), (expected, rotation.digest));
         let expiring = Key {
             expires_at: Some(at(9)),
+            replaced_by: Some(rotation.id),
             ..before.key
         };
         assert_eq!((old.key, old.digest), (expiring, before.digest));
