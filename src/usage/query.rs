@@ -141,6 +141,18 @@ pub trait UsageReader: Send + Sync + 'static {
     async fn merge_backlog(&self) -> Result<Option<MergeBacklog>, ReadError> {
         Ok(None)
     }
+
+    /// An opaque text that changes whenever usage is recorded, so that readers can tell cheaply that nothing has
+    /// changed. It may change at other times too.
+    ///
+    /// The default implementation returns `None`: unsupported, usage may have changed.
+    ///
+    /// # Errors
+    ///
+    /// [`ReadError::Unavailable`] if the backend fails.
+    async fn revision(&self) -> Result<Option<String>, ReadError> {
+        Ok(None)
+    }
 }
 
 /// A selection of usage by key, owner and time. Includes all usage by default.
@@ -308,6 +320,10 @@ macro_rules! forward_to_pointee {
 
             async fn merge_backlog(&self) -> Result<Option<MergeBacklog>, ReadError> {
                 (**self).merge_backlog().await
+            }
+
+            async fn revision(&self) -> Result<Option<String>, ReadError> {
+                (**self).revision().await
             }
         }
     )*};

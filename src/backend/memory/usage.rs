@@ -19,6 +19,8 @@ pub(super) struct Usage {
     pub(super) rollups: RollupStore,
     /// The ids of recently written batches, to detect retries.
     applied: VecDeque<Uuid>,
+    /// The number of batches written.
+    pub(super) written: u64,
     /// The time of the newest event when rollups were last merged and pruned.
     folded_at: Timestamp,
 }
@@ -99,6 +101,7 @@ impl Usage {
             log: Log::default(),
             rollups: RollupStore::new(),
             applied: VecDeque::new(),
+            written: 0,
             folded_at: Timestamp::MIN,
         }
     }
@@ -112,6 +115,7 @@ impl Usage {
             self.applied.pop_front();
         }
         self.applied.push_back(batch.id);
+        self.written += 1;
         self.rollups.add_batch(batch, Granularity::Minute);
         let (keep, rows) = (self.config.log_sampling, batch.rows());
         let logged = match keep {

@@ -75,6 +75,10 @@ impl UsageReader for MemoryBackend {
         Ok(Count::Exactly(usage.matching(filter).count() as u64))
     }
 
+    async fn revision(&self) -> Result<Option<String>, ReadError> {
+        Ok(Some(self.usage().written.to_string()))
+    }
+
     /// Cursors are valid only within the process.
     async fn recorded(&self, query: &RecordedQuery) -> Result<RecordedPage, ReadError> {
         let mut filling = PageBuilder::new(query);

@@ -169,6 +169,10 @@ macro_rules! keep_in_sql {
             async fn merge_backlog(&self) -> Result<Option<MergeBacklog>, ReadError> {
                 self.0.merge_backlog().await.map(Some)
             }
+
+            async fn revision(&self) -> Result<Option<String>, ReadError> {
+                self.0.revision().await.map(Some)
+            }
         }
     };
 }

@@ -80,6 +80,13 @@ impl<E: Engine> SqlBackend<E> {
         rollups.map_err(ReadError::unavailable)
     }
 
+    pub(in crate::backend) async fn revision(&self) -> Result<String, ReadError> {
+        let session = self.engine.reader().await;
+        let mut session = session.map_err(ReadError::unavailable)?;
+        let revision = recorded::revision(&mut session, self.names()).await;
+        revision.map_err(ReadError::unavailable)
+    }
+
     pub(in crate::backend) async fn merge_backlog(&self) -> Result<MergeBacklog, ReadError> {
         let backlog = merging::backlog(&*self.engine).await;
         backlog.map_err(ReadError::unavailable)

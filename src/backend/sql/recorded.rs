@@ -49,6 +49,27 @@ pub(super) async fn scan<S: Session>(
     Ok(Some(scanned))
 }
 
+/// A text that changes with every batch. Batches without logged events still add a rollup record.
+pub(super) async fn revision<S: Session>(
+    session: &mut S,
+    names: &Names,
+) -> Result<String, SqlError> {
+    let last = match names.dialect.has_partitioned_log() {
+        true => "SELECT max(position) FROM {prefix}log_batches",
+        false => "SELECT max(row) FROM {prefix}requests",
+    };
+    let select = format!(
+        "SELECT ({last}) AS position, max(number) AS number, max(written_at) AS written_at
+        FROM {{prefix}}rollup_records"
+    );
+    let rows = session.fetch(Statement::new(names, &select)).await?;
+    let row = required(rows.first())?;
+    let [position, number] =
+        [row.integer("position")?, row.integer("number")?].map(Option::unwrap_or_default);
+    let written_at = row.time("written_at")?.unwrap_or_default();
+    Ok(format!("{position}.{number}.{written_at}"))
+}
+
 /// Scans a log that is ordered by row number.
 async fn scan_rows<S: Session>(
     session: &mut S,

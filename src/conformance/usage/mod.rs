@@ -28,6 +28,7 @@ use crate::usage::{UsageReader, UsageSink};
 ///   readers, whatever their times and however many writers are active. A backend passes if its
 ///   [`recorded`](UsageReader::recorded) returns
 ///   [`ReadError::Unsupported`](crate::usage::ReadError::Unsupported).
+/// - The [`revision`](UsageReader::revision) changes with every batch of new events. A backend passes if it returns `None`.
 /// - A summary, by key, owner and range, equals
 ///   [`SummarySpec::summarize`](crate::usage::SummarySpec::summarize) over the events. Rollups add up to the
 ///   events. Sums saturate at 2⁶³ − 1, however their parts are ordered and batched.

@@ -16,6 +16,7 @@ use crate::usage::{
 };
 
 pub(super) async fn suite<B: UsageSink + UsageReader + ?Sized>(backend: &B) {
+    revision_follows_writes(backend).await;
     let first = backend.recorded(&RecordedQuery::default().limit(1)).await;
     if matches!(first, Err(ReadError::Unsupported)) {
         return;
@@ -23,6 +24,24 @@ pub(super) async fn suite<B: UsageSink + UsageReader + ?Sized>(backend: &B) {
     let end = end(backend, LogCursor::START).await;
     late_events_are_appended(backend, end).await;
     concurrent_writers(backend, end).await;
+}
+
+async fn revision_follows_writes<B: UsageSink + UsageReader + ?Sized>(backend: &B) {
+    let revision = async || {
+        let revision = backend.revision().await;
+        succeeds(revision, "reading the revision succeeds")
+    };
+    let before = revision().await;
+    write(backend, Traffic::new(fastrand::u64(..)).events(1)).await;
+    let after = revision().await;
+    holds(
+        before.is_none() == after.is_none(),
+        "a backend either supports revisions or does not",
+    );
+    holds(
+        before.is_none() || before != after,
+        "the revision changes when a batch is written",
+    );
 }
 
 async fn page<B: UsageReader + ?Sized>(backend: &B, query: &RecordedQuery) -> RecordedPage {
