@@ -155,6 +155,7 @@ fn full_spec() -> SummarySpec {
         .by_owner()
         .latency()
         .latency_by_endpoint()
+        .latency_over_time()
 }
 
 /// Asserts that the parts of a summary equal the results of the individual functions.
@@ -182,6 +183,12 @@ fn check_parts<T: Aggregate>(summary: &Summary, items: &[T]) {
     for (start, totals) in &over_time.buckets {
         let bucket = over_time.granularity.bucket(*start, &over_time.zone);
         let within = items.iter().filter(|item| bucket.contains(&item.time()));
+        let mut latency = LatencyHistogram::new();
+        within
+            .clone()
+            .for_each(|item| item.add_latency(&mut latency));
+        let latencies = over_time.latency.as_ref().unwrap();
+        assert_eq!(latencies.get(start), Some(&latency));
         assert_eq!(*totals, summary::totals(within));
         in_buckets += totals.total();
     }

@@ -71,7 +71,12 @@ pub(super) async fn compact_migrated<E: Engine>(engine: &E) -> Result<(), SqlErr
         return Ok(());
     }
     let lock = engine.names().dialect.lock_rows();
-    for table in ["{prefix}minutes", "{prefix}hours", "{prefix}days"] {
+    for table in [
+        "{prefix}minutes",
+        "{prefix}hours",
+        "{prefix}hours_by_outcome",
+        "{prefix}days",
+    ] {
         let read = format!(
             "SELECT start, kind_id, latency FROM {table} WHERE caller_id = {ALL_CALLERS}
             AND (start, kind_id) > ($1, $2) AND length(latency) > {MAX_LENGTH}

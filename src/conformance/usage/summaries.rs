@@ -71,10 +71,13 @@ fn specs() -> [SummarySpec; 5] {
             .latency()
             .latency_by_endpoint()
             .over_time(Granularity::Minute, TimeZone::UTC),
-        SummarySpec::new().over_time(Granularity::Hour, kathmandu.clone()),
+        SummarySpec::new()
+            .over_time(Granularity::Hour, kathmandu.clone())
+            .latency_over_time(),
         SummarySpec::new()
             .by_key()
             .latency()
+            .latency_over_time()
             .over_time(Granularity::Day, kathmandu),
     ]
 }

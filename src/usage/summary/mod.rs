@@ -122,6 +122,7 @@ impl Summary {
                 .and_then(|(mut mine, theirs)| {
                     is_compatible(&mine, &theirs).then(|| {
                         merge_maps(&mut mine.buckets, theirs.buckets);
+                        mine.latency = both(mine.latency.take(), theirs.latency, merge_latencies);
                         mine
                     })
                 });
@@ -130,11 +131,7 @@ impl Summary {
             mine.merge(&theirs);
         });
         let by_endpoint = self.latency_by_endpoint.take();
-        self.latency_by_endpoint = both(by_endpoint, other.latency_by_endpoint, |mine, theirs| {
-            for (endpoint, latency) in theirs {
-                mine.entry(endpoint).or_default().merge(&latency);
-            }
-        });
+        self.latency_by_endpoint = both(by_endpoint, other.latency_by_endpoint, merge_latencies);
     }
 
     /// The `n` endpoints with the most requests, in descending order; ties are ordered by name.
@@ -246,6 +243,15 @@ fn owned(texts: Groups<&Arc<str>>) -> BTreeMap<Arc<str>, Totals> {
 fn merge_maps<K: Ord>(mine: &mut BTreeMap<K, Totals>, theirs: BTreeMap<K, Totals>) {
     for (name, totals) in theirs {
         mine.entry(name).or_default().merge(&totals);
+    }
+}
+
+fn merge_latencies<K: Ord>(
+    mine: &mut BTreeMap<K, LatencyHistogram>,
+    theirs: BTreeMap<K, LatencyHistogram>,
+) {
+    for (name, latency) in theirs {
+        mine.entry(name).or_default().merge(&latency);
     }
 }
 

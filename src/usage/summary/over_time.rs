@@ -7,9 +7,10 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use serde::{Deserialize, Serialize};
 
+use super::aggregate::Aggregate;
 use super::groups::counted;
 use super::totals::{Amounts, Totals};
-use crate::usage::Granularity;
+use crate::usage::{Granularity, LatencyHistogram, LatencyQuantiles};
 
 /// Totals by time bucket in a zone's local time (see [`Granularity::bucket`]).
 ///
@@ -25,6 +26,10 @@ pub struct OverTime {
     pub zone: TimeZone,
     /// The totals by the start of the bucket. Empty buckets are absent; [`OverTime::filled`] includes them.
     pub buckets: BTreeMap<Timestamp, Totals>,
+    /// The latencies by the start of the bucket, if [requested](super::SummarySpec::latency_over_time). Empty buckets are
+    /// absent.
+    #[serde(default)]
+    pub latency: Option<BTreeMap<Timestamp, LatencyHistogram>>,
 }
 
 /// One time bucket, for a chart.
@@ -39,6 +44,9 @@ pub struct TimeBucket {
     pub is_partial: bool,
     /// The totals of the bucket.
     pub totals: Totals,
+    /// The latency percentiles of the bucket, if [requested](super::SummarySpec::latency_over_time).
+    #[serde(default)]
+    pub latency: Option<LatencyQuantiles>,
 }
 
 /// The error for a range that has more than [`OverTime::MAX_BUCKETS`] buckets.
@@ -76,6 +84,10 @@ impl OverTime {
                 end,
                 is_partial: now < end,
                 totals: self.buckets.get(&start).cloned().unwrap_or_default(),
+                latency: self.latency.as_ref().map(|latency| {
+                    let latency = latency.get(&start).map(LatencyHistogram::quantiles);
+                    latency.unwrap_or_default()
+                }),
             });
             time = end;
         }
@@ -93,10 +105,12 @@ pub(super) struct Buckets {
     /// The end and slot of each bucket, by its start.
     slots: BTreeMap<Timestamp, (Timestamp, usize)>,
     totals: Vec<Totals>,
+    /// As many as there are totals; `None` if they are not wanted.
+    latencies: Option<Vec<LatencyHistogram>>,
 }
 
 impl Buckets {
-    pub(super) fn new(width: Granularity, zone: &TimeZone) -> Self {
+    pub(super) fn new(width: Granularity, zone: &TimeZone, has_latency: bool) -> Self {
         Self {
             width,
             zone: zone.clone(),
@@ -104,15 +118,20 @@ impl Buckets {
             latest_slot: 0,
             slots: BTreeMap::new(),
             totals: Vec::new(),
+            latencies: has_latency.then(Vec::new),
         }
     }
 
     #[inline]
-    pub(super) fn add(&mut self, time: Timestamp, amounts: &Amounts) {
+    pub(super) fn add<T: Aggregate>(&mut self, item: &T, amounts: &Amounts) {
+        let time = item.time();
         if !self.latest.contains(&time) {
             self.turn_to(time);
         }
         self.totals[self.latest_slot].add(amounts);
+        if let Some(latencies) = &mut self.latencies {
+            item.add_latency(&mut latencies[self.latest_slot]);
+        }
     }
 
     fn turn_to(&mut self, time: Timestamp) {
@@ -127,18 +146,30 @@ impl Buckets {
         };
         if slot == self.totals.len() {
             self.totals.push(Totals::default());
+            if let Some(latencies) = &mut self.latencies {
+                latencies.push(LatencyHistogram::new());
+            }
         }
         (self.latest, self.latest_slot) = (range, slot);
     }
 
     pub(super) fn finish(self) -> OverTime {
-        let mut totals = self.totals;
+        let (mut totals, latencies) = (self.totals, self.latencies);
+        let latency = latencies.map(|mut latencies| {
+            let starts = self.slots.iter();
+            let latencies =
+                starts.map(|(start, (_, slot))| (*start, std::mem::take(&mut latencies[*slot])));
+            latencies
+                .filter(|(_, latency)| !latency.is_empty())
+                .collect()
+        });
         let starts = self.slots.into_iter();
         let buckets = starts.map(|(start, (_, slot))| (start, std::mem::take(&mut totals[slot])));
         OverTime {
             granularity: self.width,
             zone: self.zone,
             buckets: counted(buckets),
+            latency,
         }
     }
 }

@@ -30,6 +30,7 @@ pub struct SummarySpec {
     over_time: Option<Grid>,
     latency: bool,
     latency_by_endpoint: bool,
+    latency_over_time: bool,
 }
 
 /// Time buckets of a zone.
@@ -84,6 +85,12 @@ impl SummarySpec {
         self
     }
 
+    /// Adds latencies to the [totals over time](Self::over_time), in [`OverTime::latency`](super::OverTime::latency).
+    pub fn latency_over_time(mut self) -> Self {
+        self.latency_over_time = true;
+        self
+    }
+
     /// The requested buckets for totals over time.
     #[cfg_attr(not(feature = "_sql"), expect(dead_code))]
     pub(crate) fn grid(&self) -> Option<(Granularity, &TimeZone)> {
@@ -115,6 +122,22 @@ impl SummarySpec {
     #[cfg_attr(not(feature = "_sql"), expect(dead_code))]
     pub(crate) fn has_latency(&self) -> bool {
         self.latency || self.latency_by_endpoint
+    }
+
+    /// Whether latencies over time are requested.
+    #[cfg_attr(not(feature = "_sql"), expect(dead_code))]
+    pub(crate) fn has_latency_over_time(&self) -> bool {
+        self.over_time.is_some() && self.latency_over_time
+    }
+
+    /// The same spec with totals over time only.
+    #[cfg_attr(not(feature = "_sql"), expect(dead_code))]
+    pub(crate) fn only_grid(&self) -> Self {
+        Self {
+            over_time: self.over_time.clone(),
+            latency_over_time: self.latency_over_time,
+            ..Self::default()
+        }
     }
 
     /// Whether a rollup wider than a minute spans several of the requested buckets.
@@ -194,7 +217,8 @@ impl<'a> Pass<'a> {
             cells: Accumulator::new(),
             keys: spec.by_key.then(Groups::new),
             owners: spec.by_owner.then(Groups::new),
-            buckets: buckets.map(|grid| Buckets::new(grid.width, &grid.zone)),
+            buckets: buckets
+                .map(|grid| Buckets::new(grid.width, &grid.zone, spec.latency_over_time)),
             latency: spec.latency.then(LatencyHistogram::new),
             latency_by_endpoint: spec.latency_by_endpoint.then(HashMap::default),
         }
@@ -212,7 +236,7 @@ impl<'a> Pass<'a> {
             owners.add(owner, &amounts);
         }
         if let Some(buckets) = &mut self.buckets {
-            buckets.add(item.time(), &amounts);
+            buckets.add(item, &amounts);
         }
         if let Some(latency) = &mut self.latency {
             item.add_latency(latency);
@@ -262,6 +286,11 @@ mod tests {
         let hourly = nothing.clone().over_time(Granularity::Hour, TimeZone::UTC);
         assert_eq!(hourly.grid(), Some((Granularity::Hour, &TimeZone::UTC)));
         assert!(nothing.clone().latency_by_endpoint().has_latency());
+        assert!(!nothing.clone().latency_over_time().has_latency_over_time());
+        assert!(!hourly.has_latency_over_time());
+        let latency = hourly.clone().latency_over_time();
+        assert!(latency.has_latency_over_time() && !latency.has_latency());
+        assert_eq!(latency.clone().by_key().latency().only_grid(), latency);
         let all = hourly.by_key().by_owner().latency();
         assert!(all.has_keys() && all.has_owners() && all.has_latency());
         assert_eq!(all.without_grid(), nothing.by_key().by_owner().latency());

@@ -101,6 +101,8 @@ faults! {
     SummaryIgnoresEnd => "a summary equals SummarySpec::summarize",
     TotalsByKeyIgnoreEnd => "totals by key equal those computed from the events",
     SummaryMixesOwners => "a summary equals SummarySpec::summarize",
+    LosesLatencyOverTime => "a summary equals SummarySpec::summarize over the events",
+    RevisionStays => "the revision changes when a batch is written",
     SummaryIgnoresOwner => "a summary equals SummarySpec::summarize",
     TotalsWrapAround => "sums saturate at 2⁶³ − 1",
     ReplacesInvalidCharacters => "text and numbers are stored as they are in the batch",
@@ -536,6 +538,12 @@ impl UsageReader for Faulty {
             _ => {}
         }
         let mut summary = self.inner.summary(&query).await?;
+        if self.has(Fault::LosesLatencyOverTime)
+            && let Some(over_time) = &mut summary.over_time
+            && let Some(latency) = &mut over_time.latency
+        {
+            latency.pop_last();
+        }
         if self.has(Fault::SummaryMixesOwners)
             && let Some(owners) = &mut summary.by_owner
             && let Some((_, totals)) = owners.pop_last()
@@ -606,6 +614,13 @@ impl UsageReader for Faulty {
             page.items.retain(|event| event.request_id_or_id() == *id);
         }
         Ok(page)
+    }
+
+    async fn revision(&self) -> Result<Option<String>, ReadError> {
+        match self.has(Fault::RevisionStays) {
+            true => Ok(Some(String::new())),
+            false => self.inner.revision().await,
+        }
     }
 
     async fn recorded(&self, query: &RecordedQuery) -> Result<RecordedPage, ReadError> {

@@ -150,12 +150,13 @@ CREATE TABLE {prefix}hours_by_outcome (
     count bigint NOT NULL,
     cost bigint NOT NULL,
     request_bytes bigint NOT NULL,
-    response_bytes bigint NOT NULL
+    response_bytes bigint NOT NULL,
+    latency bytea NOT NULL
 );
 INSERT INTO {prefix}hours_by_outcome
     SELECT t.caller_id, t.start, min(t.kind_id), least(sum(t.count), 9223372036854775807),
         least(sum(t.cost), 9223372036854775807), least(sum(t.request_bytes), 9223372036854775807),
-        least(sum(t.response_bytes), 9223372036854775807)
+        least(sum(t.response_bytes), 9223372036854775807), string_agg(t.latency, ''::bytea)
     FROM {prefix}new_hours t JOIN {prefix}kinds k ON k.id = t.kind_id
     GROUP BY t.caller_id, t.start, k.outcome, k.cause, k.billable ORDER BY 1, 2, 3;
 ALTER TABLE {prefix}hours_by_outcome ADD PRIMARY KEY (caller_id, start, kind_id);
@@ -168,6 +169,7 @@ COMMENT ON COLUMN {prefix}hours_by_outcome.count IS 'The number of requests.';
 COMMENT ON COLUMN {prefix}hours_by_outcome.cost IS 'The cost of the requests.';
 COMMENT ON COLUMN {prefix}hours_by_outcome.request_bytes IS 'The sum of the requests'' Content-Length.';
 COMMENT ON COLUMN {prefix}hours_by_outcome.response_bytes IS 'Bytes of response bodies that were sent.';
+COMMENT ON COLUMN {prefix}hours_by_outcome.latency IS 'A latency histogram: pairs of LEB128 numbers, a bucket''s index counted from 1 and its count.';
 CREATE TABLE {prefix}caller_totals (
     hours smallint NOT NULL,
     start timestamptz NOT NULL,

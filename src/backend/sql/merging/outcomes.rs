@@ -33,12 +33,14 @@ pub(super) async fn aggregate_hour<S: Session>(
     let delete = "DELETE FROM {prefix}hours_by_outcome WHERE start = $1 AND caller_id >= $2 AND caller_id <= $3";
     session.execute(bound(delete)).await?;
     let insert = format!(
-        "INSERT INTO {{prefix}}hours_by_outcome (caller_id, start, kind_id, count, cost, request_bytes, response_bytes)
-        SELECT t.caller_id, $1, min(t.kind_id), {}
+        "INSERT INTO {{prefix}}hours_by_outcome (caller_id, start, kind_id, count, cost, request_bytes, response_bytes,
+            latency)
+        SELECT t.caller_id, $1, min(t.kind_id), {}, {}
         FROM {{prefix}}hours t JOIN {{prefix}}kinds k ON k.id = t.kind_id
         WHERE t.start = $1 AND t.caller_id >= $2 AND t.caller_id <= $3
         GROUP BY t.caller_id, k.outcome, k.cause, k.billable ORDER BY 1, 3",
         sums(names),
+        names.dialect.concat_bytes("t.latency"),
     );
     session.execute(bound(&insert)).await?;
     Ok(())

@@ -16,6 +16,8 @@ use super::outcomes::{aggregate_hour, store_totals};
 struct Step {
     from: &'static str,
     to: &'static str,
+    /// The tables with histograms of the bucket, which are concatenated.
+    compacted: &'static [&'static str],
     width: i64,
     /// The entry in the table `pruned`.
     mark: &'static str,
@@ -28,6 +30,7 @@ const STEPS: [Step; 2] = [
     Step {
         from: "{prefix}minutes",
         to: "{prefix}hours",
+        compacted: &["{prefix}hours", "{prefix}hours_by_outcome"],
         width: HOUR,
         mark: "merged_hours",
         merged: |merged| merged.hours,
@@ -36,6 +39,7 @@ const STEPS: [Step; 2] = [
     Step {
         from: "{prefix}hours",
         to: "{prefix}days",
+        compacted: &["{prefix}days"],
         width: DAY,
         mark: "merged_days",
         merged: |merged| merged.days,
@@ -57,7 +61,9 @@ pub(in crate::backend::sql) async fn roll_up<E: Engine>(
                 break;
             };
             // Otherwise they are long, but correct.
-            failure.record(compact_histograms(engine, step.to, bucket).await);
+            for table in step.compacted {
+                failure.record(compact_histograms(engine, table, bucket).await);
+            }
             pause_since(start).await;
         }
     }

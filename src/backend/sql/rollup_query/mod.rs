@@ -74,16 +74,16 @@ pub(in crate::backend::sql) async fn summary<E: Engine>(
     if let Some((width, zone)) = spec.grid() {
         let now = as_micros(Timestamp::now());
         let sections = sections(width, zone, &snapshot.starts, now)?;
-        let statement = by_outcome(names, range, callers, &sections, snapshot.widths);
+        let latency = spec.has_latency_over_time();
+        let statement = by_outcome(names, range, callers, &sections, snapshot.widths, latency);
         let rows = snapshot.session.fetch(statement).await?;
         let rollups: Vec<Rollup> = rows.iter().map(key_rollup).collect::<Result<_, _>>()?;
         let rollups = rollups.iter().chain(&unmerged);
-        let over_time = SummarySpec::new().over_time(width, zone.clone());
         // Not exact if rollups that replaced minutes do not align with the time buckets.
         let narrowest = snapshot.widths.narrowest(snapshot.starts.start);
         let fits = |section: &Section| section.widest >= narrowest;
         summary.exact &= sections.iter().all(fits);
-        summary.over_time = over_time.summarize(rollups).over_time;
+        summary.over_time = spec.only_grid().summarize(rollups).over_time;
     }
     Ok(summary)
 }

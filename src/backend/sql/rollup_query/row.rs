@@ -103,9 +103,8 @@ impl Attributes {
         let Some(empty) = self.of(caller, kind, width) else {
             return Ok(None);
         };
-        let latency = row.bytes("latency")?.map(histogram::from_bytes);
         Ok(Some(Rollup {
-            latency: latency.transpose()?.unwrap_or_default(),
+            latency: latency(row)?,
             ..with_amounts(empty, row)?
         }))
     }
@@ -162,6 +161,12 @@ fn empty_rollup(row: &impl Row) -> Result<Rollup, SqlError> {
     })
 }
 
+/// The latencies of a row; empty if they were not read.
+fn latency(row: &impl Row) -> Result<LatencyHistogram, SqlError> {
+    let latency = row.bytes("latency")?.map(histogram::from_bytes);
+    Ok(latency.transpose()?.unwrap_or_default())
+}
+
 /// Adds the amounts of a row, except for latencies.
 fn with_amounts(kind: Rollup, row: &impl Row) -> Result<Rollup, SqlError> {
     Ok(Rollup {
@@ -179,6 +184,7 @@ pub(super) fn key_rollup(row: &impl Row) -> Result<Rollup, SqlError> {
     let kind = Rollup {
         key: row.text("key_id")?.map(parsed).transpose()?,
         owner: row.text("owner")?.map(Into::into),
+        latency: latency(row)?,
         ..empty_rollup(row)?
     };
     with_amounts(kind, row)

@@ -94,6 +94,7 @@ pub(super) fn by_outcome(
     callers: Callers,
     sections: &[Section],
     widths: Widths,
+    latency: bool,
 ) -> Statement {
     let parts = sections.iter().flat_map(|section| {
         let parts = cover_range(&section.starts, section.widest, widths);
@@ -103,14 +104,18 @@ pub(super) fn by_outcome(
         );
         parts.into_iter().map(move |part| (part, by.clone()))
     });
-    let select = "NULL AS key_id, NULL AS owner, k.outcome, k.cause, k.billable";
+    let joined = names.dialect.concat_bytes("t.latency");
+    let joined = if latency { &joined } else { "NULL" };
+    let select = format!(
+        "NULL AS key_id, NULL AS owner, k.outcome, k.cause, k.billable, {joined} AS latency"
+    );
     let hours = "{prefix}hours_by_outcome";
     read(
         names,
         range,
         callers,
         hours,
-        select,
+        &select,
         " CROSS JOIN {prefix}kinds k",
         parts,
     )
@@ -119,13 +124,14 @@ pub(super) fn by_outcome(
 /// Rollups of a range by key, owner, outcome and cause.
 pub(super) fn by_caller(names: &Names, range: &UsageRange, parts: Vec<RangePart>) -> Statement {
     let by = "c.key_id, c.owner, k.outcome, k.cause, k.billable";
+    let select = format!("{by}, NULL AS latency");
     let parts = parts.into_iter().map(|part| (part, by.to_owned()));
     read(
         names,
         range,
         Callers::Each,
         "{prefix}hours_by_outcome",
-        by,
+        &select,
         " CROSS JOIN {prefix}kinds k",
         parts,
     )

@@ -193,6 +193,7 @@ CREATE TABLE {prefix}hours_by_outcome (
     cost INTEGER NOT NULL,
     request_bytes INTEGER NOT NULL,
     response_bytes INTEGER NOT NULL,
+    latency BLOB NOT NULL,
     PRIMARY KEY (caller_id, start, kind_id)
 ) STRICT, WITHOUT ROWID;
 INSERT INTO {prefix}hours_by_outcome
@@ -200,7 +201,8 @@ INSERT INTO {prefix}hours_by_outcome
         CASE WHEN sum(t.request_bytes >> 32) + (sum(t.request_bytes & 4294967295) >> 32) >= 2147483648
         THEN 9223372036854775807 ELSE (sum(t.request_bytes >> 32) << 32) + sum(t.request_bytes & 4294967295) END,
         CASE WHEN sum(t.response_bytes >> 32) + (sum(t.response_bytes & 4294967295) >> 32) >= 2147483648
-        THEN 9223372036854775807 ELSE (sum(t.response_bytes >> 32) << 32) + sum(t.response_bytes & 4294967295) END
+        THEN 9223372036854775807 ELSE (sum(t.response_bytes >> 32) << 32) + sum(t.response_bytes & 4294967295) END,
+        CAST(group_concat(t.latency, '') AS BLOB)
     FROM {prefix}hours t JOIN {prefix}kinds k ON k.id = t.kind_id
     GROUP BY t.caller_id, t.start, k.outcome, k.cause, k.billable ORDER BY 1, 2, 3;
 CREATE INDEX {prefix}hours_by_outcome_by_start ON {prefix}hours_by_outcome (start);
