@@ -139,6 +139,7 @@ impl Config {
         let Some(id) = id_of(&secret) else {
             return self.decide_imported(&secret, context);
         };
+        context.claimed.set(Some(id));
         match self.cache.get(id, context.now) {
             CacheLookup::Hit(entry) if self.verify(&secret, &entry) => {
                 self.authorize(entry, KnownFrom::Cache, tag, context)

@@ -117,7 +117,11 @@ impl Config {
         rejection: Rejection,
         context: &RequestContext<'_>,
     ) -> Admission {
-        self.recorder.count_rejection(rejection.reason);
+        self.recorder
+            .count_rejection(rejection.reason, context.now, || {
+                let address = self.client_ip.rate_limit_address(context.parts);
+                (address, context.claimed.get())
+            });
         log_rejection(rejection.reason, rejection.key);
         let mut response = self.rejections.response(rejection, context.parts);
         let headers = context.request_id_header();

@@ -2,6 +2,7 @@
 //! [`RequestMetadata`]: what is kept of it while the request waits.
 
 use std::borrow::Cow;
+use std::cell::Cell;
 use std::sync::Arc;
 
 use http::header::CONTENT_LENGTH;
@@ -31,6 +32,8 @@ pub(super) struct RequestContext<'a> {
     pub(super) anonymous: Option<&'a AnonymousMark>,
     /// The id of the event, if one is recorded.
     pub(super) id: Uuid,
+    /// The key id in the credential, whether or not it is the secret of the key.
+    pub(super) claimed: Cell<Option<KeyId>>,
     sent_id: Option<&'a str>,
     /// The `Content-Length` of the request.
     content_length: u64,
@@ -93,6 +96,7 @@ impl<'a> RequestContext<'a> {
             outer: outer_caller(parts.extensions()),
             anonymous: parts.extensions().get(),
             id: event_id(began.micros()),
+            claimed: Cell::default(),
             sent_id: sent_id.and_then(valid_request_id),
             content_length: content_length.map_or(0, announced_length),
         }
@@ -124,6 +128,7 @@ impl<'a> RequestContext<'a> {
             outer: outer_caller(parts.extensions()),
             anonymous: parts.extensions().get(),
             id: metadata.id,
+            claimed: Cell::default(),
             sent_id: metadata.sent_id.as_deref(),
             content_length: metadata.content_length,
         }

@@ -86,6 +86,9 @@ impl Config {
         limit_checked: bool,
         context: &RequestContext<'_>,
     ) -> Admission {
+        if candidate.digest.is_none() {
+            context.claimed.set(Some(candidate.id));
+        }
         let reject = |reason| {
             if limit_checked {
                 self.reject_unauthenticated(reason, context)

@@ -81,7 +81,6 @@ pub(super) struct Counters {
     /// The time of the last successful write, in microseconds since the Unix epoch; 0 if there was none.
     pub(super) last_written: AtomicI64,
     pub(super) unverified: AtomicU64,
-    pub(super) rejected_by_reason: [AtomicU64; RejectionReason::ALL.len()],
 }
 
 /// Counts of requests and events that entered the recorder.
@@ -114,10 +113,6 @@ impl Counters {
         let queued = entered.accepted.max(settled);
         let accepted = queued + dropped;
         let waiting = queued - settled;
-        let by_reason = RejectionReason::ALL.into_iter().map(|reason| {
-            let count = self.rejected_by_reason[reason as usize].load(Relaxed);
-            (reason, count)
-        });
         RecorderStats {
             accepted,
             written: written + drained,
@@ -132,7 +127,7 @@ impl Counters {
             last_written_at: Some(self.last_written.load(Relaxed))
                 .filter(|micros| *micros != 0)
                 .and_then(|micros| Timestamp::from_microsecond(micros).ok()),
-            rejected: by_reason.filter(|(_, count)| *count > 0).collect(),
+            rejected: Vec::new(),
             unverified: self.unverified.load(Relaxed),
         }
     }

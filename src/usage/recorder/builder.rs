@@ -36,6 +36,7 @@ pub struct RecorderBuilder {
     pub(super) write_timeout: Duration,
     pub(super) backoff: (Duration, Duration),
     pub(super) when_full: WhenFull,
+    pub(super) rejected_senders: usize,
     pub(super) spool: Option<Arc<dyn Spool>>,
     pub(super) classify: Option<Arc<Classify>>,
     pub(super) billable: Option<Arc<Billable>>,
@@ -57,6 +58,7 @@ impl RecorderBuilder {
             write_timeout: Duration::from_secs(30),
             backoff: (Duration::from_millis(50), Duration::from_secs(5)),
             when_full: WhenFull::default(),
+            rejected_senders: 0,
             spool: None,
             classify: None,
             billable: None,
@@ -128,6 +130,17 @@ impl RecorderBuilder {
     #[must_use]
     pub fn when_full(mut self, when_full: WhenFull) -> Self {
         self.when_full = when_full;
+        self
+    }
+
+    /// The maximum number of client IPs, and of key ids in credentials, to keep of rejections that are not recorded as
+    /// events, for each of the last 24 hours with such rejections. 0 by default: they are not kept. At most 1,000.
+    ///
+    /// Client IPs are personal data. They are kept in memory only, about 3 KB for each one allowed here, and shown
+    /// on the dashboard. If more senders are active, those with the most rejections are kept.
+    #[must_use]
+    pub fn rejected_senders(mut self, most: usize) -> Self {
+        self.rejected_senders = most.min(1_000);
         self
     }
 

@@ -26,10 +26,13 @@ mod select;
 mod spooling;
 mod writer;
 
+use std::net::IpAddr;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::time::Duration;
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 pub use self::builder::{RecorderBuilder, WhenFull};
@@ -38,8 +41,11 @@ use self::writer::Writer;
 use super::in_flight::InFlight;
 use super::outcome::RejectionReason;
 use super::pending_event::PendingEvent;
+use super::rejections::Rejections;
 use super::sink::UsageSink;
 use super::stats::RecorderStats;
+use crate::clock::Now;
+use crate::id::KeyId;
 use crate::sync;
 
 /// Writes events to a [`UsageSink`] in the background. Clones are handles to the same recorder.
@@ -117,6 +123,14 @@ impl Recorder {
     /// Returns the current counters.
     pub fn stats(&self) -> RecorderStats {
         self.0.0.snapshot()
+    }
+
+    /// Returns the rejections in a range of time that are not recorded as events: those of requests without a known key,
+    /// and those of rejected keys beyond the [limits on such events](crate::ApiKeyLayer#events-of-rejected-keys).
+    ///
+    /// They are counted in this process since the recorder was started. A bucket counts where it starts.
+    pub fn rejections(&self, range: Range<Timestamp>) -> Rejections {
+        self.0.0.rejections.within(&range)
     }
 
     /// Waits until all events recorded before this call are written, spooled or lost.
@@ -239,8 +253,15 @@ impl Recorder {
         &self.0.0.in_flight
     }
 
-    pub(crate) fn count_rejection(&self, reason: RejectionReason) {
-        self.0.0.counters.rejected_by_reason[reason as usize].fetch_add(1, Relaxed);
+    /// Counts a rejection without an event. `sender` returns the client IP, and the key id in the credential; it is
+    /// called only if the recorder keeps them.
+    pub(crate) fn count_rejection(
+        &self,
+        reason: RejectionReason,
+        now: Now,
+        sender: impl FnOnce() -> (Option<IpAddr>, Option<KeyId>),
+    ) {
+        self.0.0.rejections.count(reason, now, sender);
     }
 
     pub(crate) fn count_unverified(&self) {

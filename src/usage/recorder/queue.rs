@@ -13,11 +13,13 @@ use crate::sync::{AbortHandle, Notify};
 use crate::telemetry;
 use crate::usage::in_flight::InFlight;
 use crate::usage::pending_event::{EVENT_BYTES, PendingEvent};
+use crate::usage::rejections::RejectionCounters;
 use crate::usage::stats::{Counters, Entered, RecorderStats};
 
 #[derive(Debug)]
 pub(super) struct Inner {
     pub(super) counters: Counters,
+    pub(super) rejections: RejectionCounters,
     pub(super) in_flight: InFlight,
     pub(super) lanes: Lanes,
     /// `None` for a recorder without a sink.
@@ -71,17 +73,28 @@ impl Inner {
     pub(super) fn new(builder: &RecorderBuilder) -> Self {
         let lanes = Lanes::new(builder.capacity, builder.capacity_bytes, builder.batch_size);
         let queue = Queue::new(builder, &lanes);
-        Self::with(lanes, Some(queue), builder.when_full)
+        Self::with(
+            lanes,
+            Some(queue),
+            builder.when_full,
+            builder.rejected_senders,
+        )
     }
 
     /// The state of a recorder without a sink.
     pub(super) fn counting() -> Self {
-        Self::with(Lanes::new(0, 0, 0), None, WhenFull::Drop)
+        Self::with(Lanes::new(0, 0, 0), None, WhenFull::Drop, 0)
     }
 
-    fn with(lanes: Lanes, queue: Option<Queue>, when_full: WhenFull) -> Self {
+    fn with(
+        lanes: Lanes,
+        queue: Option<Queue>,
+        when_full: WhenFull,
+        rejected_senders: usize,
+    ) -> Self {
         Self {
             counters: Counters::default(),
+            rejections: RejectionCounters::new(rejected_senders),
             in_flight: InFlight::default(),
             lanes,
             queue,
@@ -217,6 +230,7 @@ impl Inner {
             accepted: self.lanes.accepted(),
             begun: self.lanes.begun(),
         });
+        stats.rejected = self.rejections.totals();
         if self.queue.is_none() {
             stats.written = stats.queued;
             (stats.queued, stats.queued_bytes) = (0, 0);

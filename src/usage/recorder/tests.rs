@@ -356,7 +356,7 @@ async fn billable_outcomes_are_configurable_and_the_hook_may_panic() {
 async fn a_recorder_without_a_sink_only_counts() {
     let recorder = Recorder::counting();
     record(&recorder, 5);
-    recorder.count_rejection(RejectionReason::Malformed);
+    recorder.count_rejection(RejectionReason::Malformed, Now::ORIGIN, || (None, None));
     recorder.flush().await;
     assert_conserved(&recorder, 5, 0);
     recorder.count_unverified();
