@@ -5,25 +5,13 @@ use std::fmt::Write as _;
 use maud::{Markup, html};
 
 use super::axis::Axis;
-use crate::usage::summary::{TimeBucket, Totals};
+use crate::usage::summary::TimeBucket;
 
 /// The height of the `viewBox`.
 pub(super) const UNITS: u128 = 1_000;
 
 /// The minimum height of a nonzero count: about a pixel.
 const LEAST: u128 = 6;
-
-/// Outcomes from bottom to top: CSS class and name.
-pub(super) const OUTCOMES: [(&str, &str); 3] = [
-    ("completed", "Completed"),
-    ("limited", "Rate limited"),
-    ("failed", "Failed"),
-];
-
-/// The number of requests by outcome, in the order of [`OUTCOMES`].
-pub(super) fn outcomes(totals: &Totals) -> [u64; OUTCOMES.len()] {
-    [totals.completed(), totals.rate_limited(), totals.failed()]
-}
 
 /// The horizontal layout of columns in the `viewBox`.
 #[derive(Debug, Clone, Copy)]
@@ -62,17 +50,24 @@ impl Columns {
         column * self.slot + self.slot / 2
     }
 
-    /// One path for each outcome.
-    pub(super) fn shapes(self, buckets: &[TimeBucket], axis: Axis, unfinished: bool) -> Markup {
-        let mut paths = [const { String::new() }; OUTCOMES.len()];
-        for (column, bucket) in buckets.iter().enumerate() {
+    /// One path for each part, with these classes. `counts` has those of the parts for each bucket.
+    pub(super) fn shapes(
+        self,
+        buckets: &[TimeBucket],
+        counts: &[Vec<u64>],
+        classes: &[&str],
+        axis: Axis,
+        unfinished: bool,
+    ) -> Markup {
+        let mut paths = vec![String::new(); classes.len()];
+        for (column, (bucket, counts)) in buckets.iter().zip(counts).enumerate() {
             if bucket.is_partial == unfinished {
-                self.add(&mut paths, column, bucket, axis);
+                self.add(&mut paths, column, counts, axis, unfinished);
             }
         }
-        let paths = OUTCOMES.iter().zip(paths);
+        let paths = classes.iter().zip(paths);
         html! {
-            @for ((class, _), path) in paths.filter(|(_, path)| !path.is_empty()) {
+            @for (class, path) in paths.filter(|(_, path)| !path.is_empty()) {
                 path class=(class) d=(path) {}
             }
         }
@@ -80,16 +75,17 @@ impl Columns {
 
     fn add(
         self,
-        paths: &mut [String; OUTCOMES.len()],
+        paths: &mut [String],
         column: usize,
-        bucket: &TimeBucket,
+        counts: &[u64],
         axis: Axis,
+        unfinished: bool,
     ) {
         let (x, width) = (self.left(column), self.column);
         // Unfinished columns have an outline, which must be closed.
-        let end = if bucket.is_partial { "z" } else { "" };
+        let end = if unfinished { "z" } else { "" };
         let mut y = UNITS;
-        for (path, height) in paths.iter_mut().zip(heights(&bucket.totals, axis)) {
+        for (path, height) in paths.iter_mut().zip(heights(counts, axis)) {
             y = y.saturating_sub(height);
             if height > 0 {
                 // Writing to a `String` cannot fail.
@@ -99,15 +95,16 @@ impl Columns {
     }
 }
 
-/// The heights of the outcomes, which together fit into the plot.
-fn heights(totals: &Totals, axis: Axis) -> [u128; OUTCOMES.len()] {
-    let outcomes = outcomes(totals).map(u128::from);
+/// The heights of the parts, which together fit into the plot.
+fn heights(counts: &[u64], axis: Axis) -> Vec<u128> {
+    let counts = counts.iter().copied().map(u128::from);
     // Saturated counts may add up to more than the total.
-    let top = outcomes.iter().sum::<u128>().max(axis.top().into()).max(1);
-    let mut heights = outcomes.map(|n| match n {
+    let top = counts.clone().sum::<u128>().max(axis.top().into()).max(1);
+    let heights = counts.map(|n| match n {
         0 => 0,
         _ => (n * UNITS / top).max(LEAST),
     });
+    let mut heights: Vec<_> = heights.collect();
     let over = heights.iter().sum::<u128>().saturating_sub(UNITS);
     if let Some(tallest) = heights.iter_mut().max() {
         *tallest -= over;
@@ -120,6 +117,7 @@ pub(super) mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::usage::Totals;
 
     const MOST: u64 = i64::MAX.cast_unsigned();
 
@@ -133,14 +131,14 @@ pub(super) mod tests {
 
     #[test]
     fn small_counts_stay_visible_and_all_heights_fit() {
-        for (totals, expected) in [
-            (totals(1_500_000, 1, 0), [994, 6, 0]),
-            (totals(1, 0, 1_499_999), [6, 0, 994]),
-            (totals(750_000, 0, 0), [500, 0, 0]),
-            (totals(MOST, MOST, MOST), [333, 333, 333]),
-            (totals(0, 0, 0), [0, 0, 0]),
+        for (counts, expected) in [
+            ([1_500_000, 1, 0], [994, 6, 0]),
+            ([1, 0, 1_499_999], [6, 0, 994]),
+            ([750_000, 0, 0], [500, 0, 0]),
+            ([MOST, MOST, MOST], [333, 333, 333]),
+            ([0, 0, 0], [0, 0, 0]),
         ] {
-            assert_eq!(heights(&totals, Axis::up_to(1_500_000)), expected);
+            assert_eq!(heights(&counts, Axis::up_to(1_500_000)), expected);
         }
     }
 }

@@ -11,6 +11,7 @@
 //! | `unfinished` | a group of columns of time buckets that have not ended: paler, with an outline |
 //! | `chart`, with `over-time`, `donut` or `bars` | the figure or table |
 //! | `plot` | the SVG over time: padding for labels on the left (52 px) and right (12 px), `overflow: visible` |
+//! | `lines` | a group of lines: `stroke` by class, no `fill` |
 //! | `grid`, `base`, `axis` | its grid lines, its base line and its labels (11 px) |
 //! | `narrow`, `wide` | labels of charts below 720 px only, and of charts from 720 px only |
 //! | `hits` | invisible strips with the title of a column; `.hits path:hover` may have a `stroke` |
@@ -25,8 +26,11 @@ mod axis;
 mod bars;
 mod columns;
 mod donut;
+mod lines;
+mod log_axis;
 mod number;
 mod over_time;
+mod plot;
 mod ticks;
 mod times;
 
@@ -35,8 +39,9 @@ use maud::{Markup, html};
 pub(in crate::dashboard) use {
     bars::{Bar, bars},
     donut::{Slice, donut},
-    number::{change, count, share},
-    over_time::over_time,
+    lines::{Line, Lines},
+    number::{change, count, share, time},
+    over_time::{Part, Stack, over_time, requests},
     times::Times,
 };
 

@@ -37,6 +37,20 @@ pub(in crate::dashboard) fn compact(n: impl Into<u128>) -> String {
     count(n)
 }
 
+/// A time in microseconds, for axes: `500 µs`, `20 ms`, `2.5 s`.
+pub(in crate::dashboard) fn time(micros: u64) -> String {
+    let (n, unit) = match micros {
+        0 => return "0".to_owned(),
+        1..1_000 => return format!("{micros} µs"),
+        1_000..1_000_000 => (micros / 100, "ms"),
+        _ => (micros / 100_000, "s"),
+    };
+    match n % 10 {
+        0 => format!("{} {unit}", count(n / 10)),
+        _ => format!("{} {unit}", tenth(n.into())),
+    }
+}
+
 /// A percentage: `12.4%`. Never rounded to `0%` or `100%`.
 pub(in crate::dashboard) fn share(part: impl Into<u128>, whole: impl Into<u128>) -> String {
     let (part, whole) = (part.into(), whole.into());
@@ -103,6 +117,23 @@ mod tests {
         ];
         for (n, text) in cases {
             assert_eq!(count(n), text);
+        }
+    }
+
+    #[test]
+    fn times_have_the_unit_of_their_size() {
+        let cases = [
+            (0, "0"),
+            (500, "500 µs"),
+            (1_000, "1 ms"),
+            (2_500, "2.5 ms"),
+            (200_000, "200 ms"),
+            (1_000_000, "1 s"),
+            (1_500_000, "1.5 s"),
+            (5_000_000_000, "5,000 s"),
+        ];
+        for (micros, text) in cases {
+            assert_eq!(time(micros), text);
         }
     }
 

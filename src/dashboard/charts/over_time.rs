@@ -1,199 +1,214 @@
-//! Columns over time, stacked by outcome.
-//!
-//! Only the columns, in a nested `viewBox`, stretch with the chart's width. Text keeps its size and stays readable on
-//! all screens.
+//! Columns over time, stacked: requests by outcome, and others.
 
 use std::fmt::Write as _;
 
 use maud::{Markup, html};
 
 use super::axis::Axis;
-use super::columns::{Columns, OUTCOMES, UNITS, outcomes};
+use super::columns::Columns;
 use super::number::{compact, count, share};
-use super::ticks::{Tick, ticks};
+use super::plot::{HEIGHT, Plot, name};
 use super::times::Times;
-use super::{empty, local, numbers, swatch};
+use super::{empty, label, local, numbers, swatch};
+use crate::usage::saturating;
 use crate::usage::summary::{TimeBucket, Totals};
 
-/// The vertical layout in pixels: top and height of the columns, base line of the labels, and total height.
-const TOP: u64 = 8;
-const HEIGHT: u64 = 180;
-const LABELS: u64 = 206;
-const WHOLE: u64 = 214;
+/// A part of every column.
+#[derive(Debug, Clone)]
+pub(in crate::dashboard) struct Part {
+    /// The CSS class.
+    pub(in crate::dashboard) class: &'static str,
+    pub(in crate::dashboard) name: String,
+    /// The link to its requests. Links to other hosts are dropped.
+    pub(in crate::dashboard) href: Option<String>,
+}
 
-/// A chart of time buckets in order. `id` must be unique on the page.
+/// Time buckets in order, with the counts of several parts.
+pub(in crate::dashboard) struct Stack<'a> {
+    /// Unique on the page.
+    pub(in crate::dashboard) id: &'a str,
+    pub(in crate::dashboard) title: &'a str,
+    /// What the parts are.
+    pub(in crate::dashboard) by: &'a str,
+    /// From bottom to top.
+    pub(in crate::dashboard) parts: &'a [Part],
+    pub(in crate::dashboard) buckets: &'a [TimeBucket],
+    /// The counts of the parts for each bucket.
+    pub(in crate::dashboard) counts: &'a [Vec<u64>],
+    /// Counts as text.
+    pub(in crate::dashboard) amounts: &'a dyn Fn(&[u64]) -> String,
+}
+
+/// Outcomes from bottom to top: CSS class and name.
+const OUTCOMES: [(&str, &str); 3] = [
+    ("completed", "Completed"),
+    ("limited", "Rate limited"),
+    ("failed", "Failed"),
+];
+
+/// The number of requests by outcome, in the order of [`OUTCOMES`].
+fn outcomes(totals: &Totals) -> Vec<u64> {
+    vec![totals.completed(), totals.rate_limited(), totals.failed()]
+}
+
+/// A chart of requests by outcome in time buckets, in order. `id` must be unique on the page.
 pub(in crate::dashboard) fn over_time(
     id: &str,
     title: &str,
     buckets: &[TimeBucket],
     times: &Times<'_>,
 ) -> Markup {
-    let mut totals = Totals::default();
-    for bucket in buckets {
-        totals.merge(&bucket.totals);
-    }
-    html! {
-        figure.chart.over-time {
-            figcaption id={ (id) "-title" } { (title) }
-            @if totals.total() == 0 {
-                (empty())
-            } @else {
-                (plot(id, buckets, &totals, times))
-                (legend(buckets, &totals, times))
-                (table(buckets, &totals, times))
-            }
-        }
-    }
-}
-
-fn plot(id: &str, buckets: &[TimeBucket], totals: &Totals, times: &Times<'_>) -> Markup {
-    let most = buckets.iter().map(|bucket| bucket.totals.total()).max();
-    let axis = Axis::up_to(most.unwrap_or(0));
-    let columns = Columns::of(buckets.len());
-    html! {
-        // Not `role="img"`: screen readers do not see links in images.
-        svg.plot role="group" aria-labelledby={ (id) "-title " (id) "-desc" } width="100%" height=(WHOLE) {
-            desc id={ (id) "-desc" } { (description(buckets, totals, times)) }
-            (grid(axis))
-            svg y=(TOP) width="100%" height=(HEIGHT) viewBox={ "0 0 " (columns.width()) " " (UNITS) }
-                preserveAspectRatio="none" {
-                (columns.shapes(buckets, axis, false))
-                g.unfinished { (columns.shapes(buckets, axis, true)) }
-                (hits(buckets, columns, times))
-            }
-            (labels(&ticks(buckets, times), buckets.len()))
-        }
-    }
-}
-
-fn description(buckets: &[TimeBucket], totals: &Totals, times: &Times<'_>) -> String {
-    let mut text = format!("Column chart stacked by outcome: {}.", amounts(totals));
-    let busiest = buckets.iter().rev().max_by_key(|b| b.totals.total());
-    if let Some(busiest) = busiest {
-        let most = count(busiest.totals.total());
-        let _ = write!(text, " Peak: {most} ({}).", (times.span)(busiest));
-    }
-    text
-}
-
-fn grid(axis: Axis) -> Markup {
-    let lines = || axis.lines(HEIGHT).map(|(n, up)| (n, TOP + HEIGHT - up));
-    html! {
-        g.grid aria-hidden="true" {
-            @for (n, y) in lines() {
-                line.base[n == 0] x2="100%" y1=(y) y2=(y) {}
-            }
-        }
-        g.axis aria-hidden="true" text-anchor="end" {
-            @for (n, y) in lines() {
-                text x="-8" y=(y) dy=".35em" { (compact(n)) }
-            }
-        }
-    }
-}
-
-fn labels(ticks: &[Tick], columns: usize) -> Markup {
-    html! {
-        g.axis aria-hidden="true" text-anchor="middle" {
-            @for tick in ticks {
-                text class=[tick.class] x=(middle(tick.column, columns)) y=(LABELS) { (tick.label) }
-            }
-        }
-    }
-}
-
-/// The horizontal center of a column as a percentage of the plot.
-fn middle(column: usize, columns: usize) -> String {
-    let hundredths = (2 * column + 1) * 5_000 / columns.max(1);
-    format!("{}.{:02}%", hundredths / 100, hundredths % 100)
-}
-
-/// Invisible strips over the whole height, so that the tooltips of small columns can be reached.
-fn hits(buckets: &[TimeBucket], columns: Columns, times: &Times<'_>) -> Markup {
-    html! {
-        g.hits fill="none" stroke="none" stroke-width=(columns.slot()) pointer-events="stroke" {
-            @for (column, bucket) in buckets.iter().enumerate() {
-                @let title = html! { title { (name(bucket, times)) ": " (amounts(&bucket.totals)) } };
-                @let strip = format!("M{} 0v{UNITS}", columns.middle(column));
-                @match local(link(bucket, times).as_deref()) {
-                    // Keyboard users reach the same links in the table.
-                    Some(href) => a href=(href) tabindex="-1" { (title) path d=(strip) {} },
-                    None => path d=(strip) { (title) },
-                }
-            }
-        }
-    }
-}
-
-/// The link to a bucket's requests, unless it is empty.
-fn link(bucket: &TimeBucket, times: &Times<'_>) -> Option<String> {
-    let any = bucket.totals.total() > 0;
-    any.then(|| (times.href)(bucket)).flatten()
-}
-
-fn legend(buckets: &[TimeBucket], totals: &Totals, times: &Times<'_>) -> Markup {
-    let outcomes = outcomes(totals);
-    let unfinished = buckets.iter().find(|bucket| bucket.is_partial);
-    html! {
-        ul.legend {
-            @for ((class, outcome), n) in OUTCOMES.into_iter().zip(outcomes) {
-                li {
-                    (swatch(class)) span { (outcome) }
-                    span.number { (count(n)) } span.number { (share(n, totals.total())) }
-                }
-            }
-            @if let Some(bucket) = unfinished {
-                li.unfinished { (swatch("completed")) span { (name(bucket, times)) } }
-            }
-        }
-    }
-}
-
-/// All buckets with requests. Keyboards and screen readers use it instead of the columns.
-fn table(buckets: &[TimeBucket], totals: &Totals, times: &Times<'_>) -> Markup {
-    let rows = html! {
-        @for bucket in buckets.iter().filter(|bucket| bucket.totals.total() > 0) {
-            (row(&name(bucket, times), &bucket.totals, link(bucket, times)))
-        }
-        (row("Total", totals, None))
+    let parts = OUTCOMES.map(|(class, name)| Part {
+        class,
+        name: name.into(),
+        href: None,
+    });
+    let counts = buckets.iter().map(|bucket| outcomes(&bucket.totals));
+    let stack = Stack {
+        id,
+        title,
+        by: "outcome",
+        parts: &parts,
+        buckets,
+        counts: &counts.collect::<Vec<_>>(),
+        amounts: &amounts,
     };
-    let heads = ["Time", "Requests", "Completed", "Rate limited", "Failed"];
-    numbers(&heads, rows)
+    stack.chart(times)
 }
 
-fn row(name: &str, totals: &Totals, href: Option<String>) -> Markup {
+impl Stack<'_> {
+    pub(in crate::dashboard) fn chart(&self, times: &Times<'_>) -> Markup {
+        let sum = |part: usize| saturating::total(self.counts.iter().map(|it| it[part]));
+        let totals: Vec<_> = (0..self.parts.len()).map(sum).collect();
+        html! {
+            figure.chart.over-time {
+                figcaption id={ (self.id) "-title" } { (self.title) }
+                @if total(&totals) == 0 {
+                    (empty())
+                } @else {
+                    (self.plot(&totals, times))
+                    (self.legend(&totals, times))
+                    (self.table(&totals, times))
+                }
+            }
+        }
+    }
+
+    fn plot(&self, totals: &[u64], times: &Times<'_>) -> Markup {
+        let most = self.counts.iter().map(|counts| total(counts)).max();
+        let axis = Axis::up_to(most.unwrap_or(0));
+        let columns = Columns::of(self.buckets.len());
+        let classes: Vec<_> = self.parts.iter().map(|part| part.class).collect();
+        let plot = Plot {
+            id: self.id,
+            buckets: self.buckets,
+            lines: axis.lines(HEIGHT).map(|(n, up)| (compact(n), up)).collect(),
+            times,
+        };
+        let shapes = html! {
+            (columns.shapes(self.buckets, self.counts, &classes, axis, false))
+            g.unfinished { (columns.shapes(self.buckets, self.counts, &classes, axis, true)) }
+        };
+        plot.svg(&self.description(totals, times), &shapes, &|column| {
+            (
+                (self.amounts)(&self.counts[column]),
+                self.link(column, times),
+            )
+        })
+    }
+
+    fn description(&self, totals: &[u64], times: &Times<'_>) -> String {
+        let mut text = format!(
+            "Column chart stacked by {}: {}.",
+            self.by,
+            (self.amounts)(totals)
+        );
+        let columns = self.buckets.iter().zip(self.counts).rev();
+        if let Some((busiest, counts)) = columns.max_by_key(|(_, counts)| total(counts)) {
+            let most = count(total(counts));
+            // Writing to a `String` cannot fail.
+            let _ = write!(text, " Peak: {most} ({}).", (times.span)(busiest));
+        }
+        text
+    }
+
+    /// The link to a bucket's requests, unless it is empty.
+    fn link(&self, column: usize, times: &Times<'_>) -> Option<String> {
+        let any = total(&self.counts[column]) > 0;
+        any.then(|| (times.href)(&self.buckets[column])).flatten()
+    }
+
+    fn legend(&self, totals: &[u64], times: &Times<'_>) -> Markup {
+        let unfinished = self.buckets.iter().find(|bucket| bucket.is_partial);
+        html! {
+            ul.legend {
+                @for (part, &n) in self.parts.iter().zip(totals) {
+                    li {
+                        (swatch(part.class))
+                        @match &part.href {
+                            Some(href) => (label(&part.name, Some(href))),
+                            None => span { (part.name) },
+                        }
+                        span.number { (count(n)) } span.number { (share(n, total(totals))) }
+                    }
+                }
+                @if let Some((bucket, part)) = unfinished.zip(self.parts.first()) {
+                    li.unfinished { (swatch(part.class)) span { (name(bucket, times)) } }
+                }
+            }
+        }
+    }
+
+    /// All buckets with requests. Keyboards and screen readers use it instead of the columns.
+    fn table(&self, totals: &[u64], times: &Times<'_>) -> Markup {
+        let columns = self.buckets.iter().zip(self.counts).enumerate();
+        let columns = columns.filter(|(_, (_, counts))| total(counts) > 0);
+        let rows = html! {
+            @for (column, (bucket, counts)) in columns {
+                (row(&name(bucket, times), counts, self.link(column, times)))
+            }
+            (row("Total", totals, None))
+        };
+        let parts = self.parts.iter().map(|part| &*part.name);
+        let heads: Vec<_> = ["Time", "Requests"].into_iter().chain(parts).collect();
+        numbers(&heads, rows)
+    }
+}
+
+fn total(counts: &[u64]) -> u64 {
+    saturating::total(counts.iter().copied())
+}
+
+fn row(name: &str, counts: &[u64], href: Option<String>) -> Markup {
     html! {
         tr {
             th scope="row" {
                 @match local(href.as_deref()) { Some(href) => a href=(href) { (name) }, None => (name) }
             }
-            td { (count(totals.total())) }
-            @for n in outcomes(totals) { td { (count(n)) } }
+            td { (count(total(counts))) }
+            @for &n in counts { td { (count(n)) } }
         }
     }
 }
 
-fn name(bucket: &TimeBucket, times: &Times<'_>) -> String {
-    let so_far = if bucket.is_partial { " so far" } else { "" };
-    (times.span)(bucket) + so_far
-}
-
-/// Counts as text: `1,204 requests, 3 failed, 12 rate limited`.
-fn amounts(totals: &Totals) -> String {
-    let mut text = match totals.total() {
-        0 => return "no requests".to_owned(),
-        1 => "1 request".to_owned(),
-        n => format!("{} requests", count(n)),
-    };
-    for (n, outcome) in [
-        (totals.failed(), "failed"),
-        (totals.rate_limited(), "rate limited"),
-    ] {
+/// Counts by outcome as text: `1,204 requests, 3 failed, 12 rate limited`.
+fn amounts(counts: &[u64]) -> String {
+    let mut text = requests(total(counts));
+    for (n, outcome) in [(counts[2], "failed"), (counts[1], "rate limited")] {
         if n > 0 {
             let _ = write!(text, ", {} {outcome}", count(n));
         }
     }
     text
+}
+
+/// A number of requests as text.
+pub(in crate::dashboard) fn requests(n: u64) -> String {
+    match n {
+        0 => "no requests".to_owned(),
+        1 => "1 request".to_owned(),
+        n => format!("{} requests", count(n)),
+    }
 }
 
 #[cfg(test)]
@@ -217,6 +232,7 @@ mod tests {
             end: first + length * (i + 1),
             is_partial: i == many - 1,
             totals: totals(i.unsigned_abs().into()),
+            latency: None,
         };
         (0..many).map(bucket).collect()
     }

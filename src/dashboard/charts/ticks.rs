@@ -152,6 +152,7 @@ mod tests {
             granularity: width,
             zone: zone.clone(),
             buckets: [].into(),
+            latency: None,
         };
         let end = start + SignedDuration::from_hours(hours);
         let buckets = over_time.filled(start..end, Timestamp::MAX).unwrap();
