@@ -155,7 +155,8 @@ async fn usage(
     in_order(times.from, times.to)?;
     let mut range = UsageRange::new().key(caller.id);
     (range.from, range.to) = (times.from, times.to);
-    let query = SummaryQuery::new(range, SummarySpec::new().latency());
+    let spec = SummarySpec::new().latency().latency_by_endpoint();
+    let query = SummaryQuery::new(range, spec);
     let summary = service.reader.summary(&query).await?;
     Ok(Json(Summary::of(&summary, TOP)))
 }

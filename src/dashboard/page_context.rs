@@ -17,6 +17,9 @@ use super::state::Shared;
 /// The format of a `datetime-local` input.
 pub(super) const FIELD_FORMAT: &str = "%Y-%m-%dT%H:%M:%S";
 
+/// The header of requests that the script sends to update a page.
+const POLL: &str = "keytally-poll";
+
 /// The context of an authenticated request.
 #[derive(Clone)]
 pub(super) struct PageContext {
@@ -51,7 +54,11 @@ impl PageContext {
         let here = here.filter(|_| parts.method.is_safe());
         Self {
             here: here.and_then(|uri| ReturnPath::parse(uri.as_str())),
-            flash: Flash::read(&shared.signer, &admin, &parts.headers),
+            // Polls leave the confirmation to the page after the change.
+            flash: match parts.headers.contains_key(POLL) {
+                true => None,
+                false => Flash::read(&shared.signer, &admin, &parts.headers),
+            },
             is_local: is_this_machine(&parts.headers),
             token: shared.signer.form_token(&admin),
             sign_out: match shared.guard.sign_in_form() {

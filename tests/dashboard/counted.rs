@@ -125,6 +125,10 @@ impl UsageReader for Counted {
         self.counted().endpoints(limit).await
     }
 
+    async fn revision(&self) -> Result<Option<String>, ReadError> {
+        self.counted().revision().await
+    }
+
     async fn merge_backlog(&self) -> Result<Option<MergeBacklog>, ReadError> {
         self.counted().merge_backlog().await
     }

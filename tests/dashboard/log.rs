@@ -155,11 +155,11 @@ async fn an_invalid_filter_has_an_error_and_shows_no_requests() {
 async fn pagination_works_both_ways_and_is_stable() {
     let (pages, _, other) = filled().await;
     let first = pages.get("/admin/log?method=GET").await;
-    assert_eq!((found(&first), first.count("<tr>")), (110, 51));
+    assert_eq!((found(&first), first.count("<tr")), (110, 51));
     assert!(!first.text.contains(">Newer</a>"));
     let second = pages.get(&first.link("Older")).await;
     let third = pages.get(&second.link("Older")).await;
-    assert_eq!((second.count("<tr>"), third.count("<tr>")), (51, 11));
+    assert_eq!((second.count("<tr"), third.count("<tr")), (51, 11));
     assert!(!third.text.contains(">Older</a>"));
     let rows = |response: &Answer| {
         let (_, rows) = response.text.split_once("<tbody>").unwrap();

@@ -127,7 +127,9 @@ fn event(n: i32) -> UsageEvent {
 }
 
 /// Filters for random values and the current month.
-const RANDOM: [(&str, &str); 6] = [
+const RANDOM: [(&str, &str); 8] = [
+    (r#"data-row="[^"]*""#, r#"data-row="[event]""#),
+    (r#"data-tag="[^"]*""#, r#"data-tag="[tag]""#),
     (r"\?v=[0-9a-f]{16}", "?v=[version]"),
     (
         r#"name="token" value="[^"]*""#,

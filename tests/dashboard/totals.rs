@@ -85,7 +85,7 @@ async fn client(address: SocketAddr, number: usize, secrets: Vec<String>) -> Vec
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn totals_on_the_pages_match_the_clients_counts() {
-    let file = File::new();
+    let file = File::new("numbers");
     let backend = SqliteBackend::open(&file.0).await.unwrap();
     backend.migrate().await.unwrap();
     let recorder = Recorder::new(backend.clone());
@@ -375,11 +375,11 @@ fn number(text: &str) -> Option<u64> {
 }
 
 /// A database file, removed when dropped.
-struct File(PathBuf);
+pub(crate) struct File(pub(crate) PathBuf);
 
 impl File {
-    fn new() -> Self {
-        let name = format!("keytally-numbers-{}.db", std::process::id());
+    pub(crate) fn new(name: &str) -> Self {
+        let name = format!("keytally-{name}-{}.db", std::process::id());
         let file = Self(std::env::temp_dir().join(name));
         file.remove();
         file

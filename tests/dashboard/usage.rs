@@ -130,9 +130,9 @@ async fn the_page_of_a_busy_key_stays_small() {
         .requests(&key, 5_000, SignedDuration::from_mins(1), set)
         .await;
     let page = pages.get(&format!("/admin/keys/{}", key.id)).await;
-    assert!(page.count("<tr>") > 50);
+    assert!(page.count("<tr") > 50);
     // Uncompressed; about a tenth with compression.
-    assert!(page.text.len() < 120_000, "{}", page.text.len());
+    assert!(page.text.len() < 150_000, "{}", page.text.len());
 }
 
 #[tokio::test]
@@ -148,14 +148,14 @@ async fn store_calls_per_page_are_bounded() {
     let counted = Counted::of(plain.backend);
     let pages = Pages::over(counted.clone());
     for (path, most) in [
-        ("/admin".to_owned(), 7),
+        ("/admin".to_owned(), 8),
         ("/admin/keys".into(), 3),
-        ("/admin/log".into(), 5),
+        ("/admin/log".into(), 6),
         ("/admin/owners".into(), 3),
         ("/admin/owners/acme".into(), 9),
         ("/admin/owners/acme/csv?month=2026-10".into(), 2),
         ("/admin/billing/csv?month=2026-10".into(), 1),
-        (format!("/admin/keys/{id}"), 7),
+        (format!("/admin/keys/{id}"), 8),
         (format!("/admin/keys/{id}/edit"), 1),
         ("/admin/audit".into(), 1),
     ] {

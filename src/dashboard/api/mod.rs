@@ -87,6 +87,7 @@ fn described() -> (Router<Arc<Shared>>, Document) {
         .routes(routes!(log::count))
         .routes(routes!(log::export))
         .routes(routes!(recorder::stats))
+        .routes(routes!(recorder::rejections))
         .routes(routes!(recorder::backlog))
         .routes(routes!(audit::entries))
         .split_for_parts()

@@ -63,7 +63,7 @@ pub(super) async fn summary(
 ) -> Result<Json<Summary>, Problem> {
     in_order(wanted.from, wanted.to)?;
     let top = at_most(MAX_TOP, "top", wanted.top)?.unwrap_or(TOP);
-    let mut spec = SummarySpec::new().latency();
+    let mut spec = SummarySpec::new().latency().latency_by_endpoint();
     if wanted.key.is_none() {
         spec = spec.by_key().by_owner();
     }
@@ -127,7 +127,9 @@ pub(super) async fn over_time(
     let mut range = UsageRange::new().from(times.start).to(times.end);
     range.key = wanted.key;
     range.owner = wanted.owner;
-    let spec = SummarySpec::new().over_time(width, zone.clone());
+    let spec = SummarySpec::new()
+        .over_time(width, zone.clone())
+        .latency_over_time();
     // Check the number of buckets before reading any usage.
     let empty = spec.empty().over_time.ok_or_else(Problem::internal)?;
     let too_many = |error: TooManyBuckets| Problem::parameter("width", error.to_string());

@@ -1,5 +1,5 @@
 // Progressive enhancements: copy buttons, times in the browser's time zone, the choice of columns and of several values,
-// the selection of keys, and secrets that are reduced to key ids.
+// the selection of keys, live updates, and secrets that are reduced to key ids.
 "use strict";
 
 const remember = (name, value) => {
@@ -10,19 +10,24 @@ const remember = (name, value) => {
 const zone = Intl.DateTimeFormat().resolvedOptions().timeZone;
 if (zone) remember("keytally_zone", zone);
 
-for (const time of document.querySelectorAll("time[datetime]")) {
-  const date = new Date(time.dateTime);
-  if (!Number.isNaN(date.valueOf())) {
-    time.title = time.dateTime;
-    const style = time.classList.contains("minute") ? "short" : "medium";
-    const clock = time.classList.contains("date") ? {} : { timeStyle: style };
-    // Styles have no milliseconds.
-    const precise = { year: "numeric", month: "short", day: "numeric", hour: "numeric", minute: "2-digit",
-      second: "2-digit", fractionalSecondDigits: 3 };
-    const parts = time.classList.contains("precise") ? precise : { dateStyle: "medium", ...clock };
-    time.textContent = date.toLocaleString([], parts);
+// Prepares what the server has sent: a page, or an update of it.
+const prepare = (root) => {
+  for (const time of root.querySelectorAll("time[datetime]")) {
+    const date = new Date(time.dateTime);
+    if (!Number.isNaN(date.valueOf())) {
+      time.title = time.dateTime;
+      const style = time.classList.contains("minute") ? "short" : "medium";
+      const clock = time.classList.contains("date") ? {} : { timeStyle: style };
+      // Styles have no milliseconds.
+      const precise = { year: "numeric", month: "short", day: "numeric", hour: "numeric", minute: "2-digit",
+        second: "2-digit", fractionalSecondDigits: 3 };
+      const parts = time.classList.contains("precise") ? precise : { dateStyle: "medium", ...clock };
+      time.textContent = date.toLocaleString([], parts);
+    }
   }
-}
+  for (const button of root.querySelectorAll("button.copy")) button.hidden = false;
+};
+prepare(document);
 
 // A secret does not leave the browser: its key id is sent instead.
 const find = document.querySelector("form.find");
@@ -65,27 +70,27 @@ const copy = ({ copy, copySecret }) => copySecret
   ? navigator.clipboard.write([new ClipboardItem({ "text/plain": reveal(copySecret) })])
   : navigator.clipboard.writeText(copy);
 
-for (const button of document.querySelectorAll("button.copy")) {
+const copied = new WeakMap();
+document.addEventListener("click", async ({ target }) => {
+  const button = target.closest("button.copy");
+  if (!button) return;
   const label = button.querySelector("span");
-  const usual = label.textContent;
-  let timer;
-  button.hidden = false;
-  button.addEventListener("click", async () => {
-    let copied = false;
-    try {
-      await copy(button.dataset);
-      copied = true;
-    } catch {}
-    announcer.textContent = label.textContent = copied ? "Copied" : "Copy failed";
-    button.classList.add(copied ? "copied" : "failed");
-    clearTimeout(timer);
-    timer = setTimeout(() => {
-      announcer.textContent = "";
-      label.textContent = usual;
-      button.classList.remove("copied", "failed");
-    }, 2000);
-  });
-}
+  const state = copied.get(button) ?? { usual: label.textContent };
+  copied.set(button, state);
+  let isCopied = false;
+  try {
+    await copy(button.dataset);
+    isCopied = true;
+  } catch {}
+  announcer.textContent = label.textContent = isCopied ? "Copied" : "Copy failed";
+  button.classList.add(isCopied ? "copied" : "failed");
+  clearTimeout(state.timer);
+  state.timer = setTimeout(() => {
+    announcer.textContent = "";
+    label.textContent = state.usual;
+    button.classList.remove("copied", "failed");
+  }, 2000);
+});
 
 // Changed columns show at once. The server reads the cookie.
 for (const form of document.querySelectorAll(".columns form")) {
@@ -161,4 +166,148 @@ if (selection) {
   button.before(label);
   // Browsers restore checkboxes when going back.
   addEventListener("pageshow", show);
+}
+
+// Live updates: polls the page, and patches the parts that have changed. Nodes stay in place, and with them the focus,
+// the selection and the scroll position.
+const live = document.querySelector("button.live");
+if (live) {
+  const PERIOD = 5000;
+  const LONGEST = 60000;
+  const QUIET = 30000;
+  const CHOICE = "keytally-live";
+  const STOPPED = "Live updates stopped. Reload the page.";
+
+  const isFocused = (node) => node.contains(document.activeElement);
+  let added = 0;
+
+  const patch = (node, next) => {
+    if (node.isEqualNode(next)) return;
+    if (node.nodeType !== Node.ELEMENT_NODE) {
+      node.data = next.data;
+      return;
+    }
+    // Forms may have been filled in, and focused links must not move. Rows of the log keep their nodes.
+    if (node.matches("form") || (node.matches(".panel:not(#log)") && isFocused(node))) return;
+    for (const { name } of [...node.attributes]) {
+      if (name !== "open" && !next.hasAttribute(name)) node.removeAttribute(name);
+    }
+    for (const { name, value } of next.attributes) {
+      if (name !== "open" && node.getAttribute(name) !== value) node.setAttribute(name, value);
+    }
+    patchChildren(node, next);
+  };
+
+  const rowOf = (node) => node?.dataset?.row;
+
+  const patchChildren = (node, next) => {
+    const rows = new Set([...next.children].map(rowOf));
+    for (const row of [...node.children]) {
+      if (rowOf(row) && !rows.has(rowOf(row)) && !isFocused(row)) row.remove();
+    }
+    const known = new Map([...node.children].map((row) => [rowOf(row), row]));
+    let at = node.firstChild;
+    for (const child of [...next.childNodes]) {
+      // Only a row that has the focus.
+      while (rowOf(at) && !rows.has(rowOf(at))) at = at.nextSibling;
+      const row = rowOf(child);
+      if (row && known.get(row) === at) {
+        const after = at.nextSibling;
+        patch(at, child);
+        at = after;
+      } else if (!row && at && !rowOf(at) && at.nodeName === child.nodeName) {
+        const after = at.nextSibling;
+        patch(at, child);
+        at = after;
+      } else {
+        known.get(row)?.remove();
+        node.insertBefore(child, at);
+        if (row) {
+          child.classList.add("fresh");
+          added += 1;
+        }
+      }
+    }
+    while (at) {
+      const after = at.nextSibling;
+      if (!isFocused(at)) at.remove();
+      at = after;
+    }
+  };
+
+  // Not with every update, so that screen readers are not kept busy.
+  let announced = -QUIET;
+  const announce = () => {
+    if (added === 0 || performance.now() - announced < QUIET) return;
+    announced = performance.now();
+    announcer.textContent = added === 1 ? "1 new request" : `${added} new requests`;
+    added = 0;
+  };
+
+  const update = (html) => {
+    const page = new DOMParser().parseFromString(html, "text/html");
+    prepare(page);
+    for (const part of document.querySelectorAll("[data-live]")) {
+      const next = page.querySelector(`[data-live="${part.dataset.live}"]`);
+      if (next) patch(part, next);
+    }
+    announce();
+  };
+
+  let tag = live.dataset.tag;
+  let pause = PERIOD;
+  let timer;
+  let request;
+  const isOn = () => live.getAttribute("aria-checked") === "true";
+  const turn = (on) => {
+    live.setAttribute("aria-checked", on);
+    live.title = "";
+    schedule(pause);
+  };
+
+  const poll = async () => {
+    const { signal } = (request = new AbortController());
+    try {
+      const headers = { "Keytally-Poll": "1" };
+      if (tag) headers["If-None-Match"] = tag;
+      const response = await fetch(location.href, { headers, signal, cache: "no-store", redirect: "manual" });
+      if (response.ok) {
+        const html = await response.text();
+        tag = response.headers.get("ETag");
+        update(html);
+      } else if (response.type === "opaqueredirect" || response.status === 401 || response.status === 403) {
+        turn(false);
+        announcer.textContent = live.title = STOPPED;
+      } else if (response.status !== 304) {
+        throw new Error(response.statusText);
+      }
+      pause = PERIOD;
+    } catch {
+      if (!signal.aborted) pause = Math.min(2 * pause, LONGEST);
+    }
+    if (request?.signal === signal) {
+      request = undefined;
+      schedule(pause);
+    }
+  };
+
+  const schedule = (delay) => {
+    clearTimeout(timer);
+    if (isOn() && !document.hidden) {
+      if (!request) timer = setTimeout(poll, delay);
+    } else {
+      request?.abort();
+      request = undefined;
+    }
+  };
+
+  live.hidden = false;
+  if (sessionStorage.getItem(CHOICE) === "off") live.setAttribute("aria-checked", false);
+  live.addEventListener("click", () => {
+    turn(!isOn());
+    sessionStorage.setItem(CHOICE, isOn() ? "on" : "off");
+    if (isOn()) schedule(0);
+  });
+  document.addEventListener("visibilitychange", () => schedule(0));
+  schedule(PERIOD);
 }

@@ -2,18 +2,20 @@
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use maud::{Markup, html};
 
 use super::causes::{self, FailureCause};
-use super::components::milliseconds;
+use super::components::{line_to, milliseconds};
 use super::range::TimeRange;
-use crate::dashboard::charts::{self, Bar, Slice, Times};
+use crate::dashboard::charts::{self, Bar, Line, Lines, Slice, Times};
 use crate::dashboard::form::FormFields;
 use crate::dashboard::page_context::PageContext;
 use crate::usage::summary::{TimeBucket, Totals};
-use crate::usage::{Outcome, Status, StatusClass, Summary};
+use crate::usage::{LatencyQuantiles, Outcome, Status, StatusClass, Summary};
 
 /// The number of endpoints, causes and owners shown.
 const TOP: usize = 10;
@@ -23,9 +25,6 @@ pub(super) const STATUSES: &str = "statuses";
 
 /// The value of [`STATUSES`] for classes.
 const CLASSES: &str = "classes";
-
-/// The maximum number of columns over time: more than two years of days, and wider than any screen.
-const MOST_COLUMNS: usize = 800;
 
 /// Builds links to a page.
 pub(super) struct Links {
@@ -118,20 +117,20 @@ pub(super) fn chart(
     summary: &Summary,
     links: &Links,
 ) -> Markup {
-    let buckets = summary.over_time.as_ref();
-    let buckets = buckets.and_then(|it| it.filled(picked.range.clone(), Timestamp::now()).ok());
-    let buckets = buckets.filter(|it| it.len() <= MOST_COLUMNS);
+    let title = "Requests over time";
     html! {
-        section .panel aria-label="Requests over time" {
-            @match buckets {
-                Some(buckets) => (over_time(context, &buckets, links)),
+        section .panel aria-label=(title) {
+            @match picked.buckets(summary.over_time.as_ref()) {
+                Some(buckets) => (charted(context, &buckets, Some(links), |times| {
+                    charts::over_time("over-time", title, &buckets, times)
+                })),
                 None => p .empty { "This range is too long to chart. Choose a shorter one." }
             }
         }
     }
 }
 
-/// Requests by method and by status, why they failed, and their latency. `links` lead to the log, and those of `page`
+/// Requests by method and by status, and why they failed. `links` lead to the log, and those of `page`
 /// back to this page.
 pub(super) fn panels(summary: &Summary, links: &Links, page: &Links) -> Markup {
     let methods = summary.by_method.iter().enumerate();
@@ -143,11 +142,8 @@ pub(super) fn panels(summary: &Summary, links: &Links, page: &Links) -> Markup {
     });
     html! {
         .panels {
-            .stack {
-                section .panel aria-label="By HTTP method" {
-                    (charts::donut("methods", "By HTTP method", &methods.collect::<Vec<_>>(), None))
-                }
-                (latencies(summary))
+            section .panel aria-label="By HTTP method" {
+                (charts::donut("methods", "By HTTP method", &methods.collect::<Vec<_>>(), None))
             }
             (statuses(summary, links, page))
             (failures(summary, links))
@@ -274,23 +270,89 @@ fn top(causes: &[FailureCause], bar: impl Fn(&FailureCause) -> Bar) -> Vec<Bar> 
     bars
 }
 
-/// The endpoints with the most requests.
+/// The endpoints with the most requests, and their latency.
 pub(super) fn endpoints(summary: &Summary, links: &Links) -> Markup {
-    let endpoints = summary.top_endpoints(TOP).into_iter();
-    let endpoints = endpoints.map(|(endpoint, totals)| Bar {
-        label: endpoint.to_string(),
-        count: totals.total(),
-        href: Some(links.with([("endpoint", &**endpoint)])),
-    });
+    let endpoints = summary.top_endpoints(TOP);
     let all = summary.totals.total();
+    let latencies = summary.latency_by_endpoint.as_ref();
+    let quantile = |endpoint: &Arc<str>, q: f64| {
+        let latency = latencies.and_then(|latencies| latencies.get(endpoint));
+        let latency = latency.and_then(|latency| latency.quantile(q));
+        latency.map_or_else(String::new, milliseconds)
+    };
     html! {
-        section .panel aria-label="Top endpoints" {
-            (charts::bars("Top endpoints", "Endpoint", &endpoints.collect::<Vec<_>>(), all))
+        section .panel aria-labelledby="endpoints" {
+            h2 #endpoints { "Top endpoints" }
+            @if endpoints.is_empty() {
+                p .empty { "No requests in this period." }
+            } @else {
+                table .stacked .amounts aria-labelledby="endpoints" {
+                    thead { tr {
+                        th scope="col" { "Endpoint" }
+                        @for head in ["Requests", "Share"].into_iter().chain(QUANTILES.map(|(name, _)| name)) {
+                            th .number scope="col" { (head) }
+                        }
+                    } }
+                    tbody { @for (endpoint, totals) in endpoints { tr {
+                        th scope="row" { (line_to(&links.with([("endpoint", &**endpoint)]), endpoint)) }
+                        td .number data-label="Requests" { (charts::count(totals.total())) }
+                        td .number data-label="Share" { (charts::share(totals.total(), all)) }
+                        @for (name, q) in QUANTILES {
+                            td .number data-label=(name) { (quantile(endpoint, q)) }
+                        }
+                    } } }
+                }
+            }
         }
     }
 }
 
-fn over_time(context: &PageContext, buckets: &[TimeBucket], links: &Links) -> Markup {
+/// Latency quantiles: name, and share of the requests that are at most as slow.
+const QUANTILES: [(&str, f64); 3] = [("p50", 0.5), ("p95", 0.95), ("p99", 0.99)];
+
+/// The latency over time. Its buckets have no links, which those of the requests have.
+pub(super) fn latency(context: &PageContext, picked: &TimeRange, summary: &Summary) -> Markup {
+    let Some(buckets) = picked.buckets(summary.over_time.as_ref()) else {
+        return html! {};
+    };
+    let line = |class, name, q, of: fn(&LatencyQuantiles) -> Option<u64>| {
+        let values = buckets
+            .iter()
+            .map(|bucket| bucket.latency.as_ref().and_then(of));
+        let whole = summary.latency.as_ref().and_then(|it| it.quantile(q));
+        Line {
+            class,
+            name,
+            values: values.collect(),
+            whole: whole.and_then(|it| it.as_micros().try_into().ok()),
+        }
+    };
+    let lines = Lines {
+        id: "latency",
+        title: "Latency",
+        buckets: &buckets,
+        lines: &[
+            line("c3", "p99", 0.99, |it| it.p99_us),
+            line("c2", "p95", 0.95, |it| it.p95_us),
+            line("c1", "p50", 0.5, |it| it.p50_us),
+        ],
+        value: &|micros| milliseconds(Duration::from_micros(micros)),
+        short: &charts::time,
+    };
+    html! {
+        section .panel aria-label="Latency" {
+            (charted(context, &buckets, None, |times| lines.chart(times)))
+        }
+    }
+}
+
+/// A chart of these buckets, each linked to its requests if they are in the log.
+pub(super) fn charted(
+    context: &PageContext,
+    buckets: &[TimeBucket],
+    links: Option<&Links>,
+    chart: impl FnOnce(&Times<'_>) -> Markup,
+) -> Markup {
     let on_clock =
         |time: Timestamp, format: &str| context.zone.to_datetime(time).strftime(format).to_string();
     let days = buckets
@@ -310,7 +372,7 @@ fn over_time(context: &PageContext, buckets: &[TimeBucket], links: &Links) -> Ma
     };
     let href = |bucket: &TimeBucket| {
         let (since, until) = (bucket.start.to_string(), bucket.end.to_string());
-        Some(links.with([("since", &*since), ("until", &until)]))
+        Some(links?.with([("since", &*since), ("until", &until)]))
     };
     let times = Times {
         zone: &context.zone,
@@ -318,7 +380,7 @@ fn over_time(context: &PageContext, buckets: &[TimeBucket], links: &Links) -> Ma
         span: &span,
         href: &href,
     };
-    charts::over_time("over-time", "Requests over time", buckets, &times)
+    chart(&times)
 }
 
 const A_DAY: SignedDuration = SignedDuration::from_hours(24);
@@ -359,24 +421,4 @@ fn shades_of(summary: &Summary) -> Vec<&'static str> {
         };
     }
     colours
-}
-
-fn latencies(summary: &Summary) -> Markup {
-    let quantiles = summary.latency.as_ref().filter(|it| !it.is_empty());
-    html! {
-        section .panel aria-label="Latency" {
-            h2 { "Latency" }
-            @match quantiles {
-                None => p .empty { "No requests in this period." }
-                Some(latency) => dl .latency {
-                    @for (name, q) in [("p50", 0.5), ("p95", 0.95), ("p99", 0.99)] {
-                        div {
-                            dt { (name) }
-                            dd { (latency.quantile(q).map_or_else(String::new, milliseconds)) }
-                        }
-                    }
-                }
-            }
-        }
-    }
 }

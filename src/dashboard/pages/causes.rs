@@ -174,7 +174,7 @@ fn of_cause(cause: Cause) -> &'static str {
     }
 }
 
-fn of_rejection(reason: RejectionReason) -> &'static str {
+pub(super) fn of_rejection(reason: RejectionReason) -> &'static str {
     match reason {
         RejectionReason::Missing => "No key",
         RejectionReason::Malformed => "Malformed key",

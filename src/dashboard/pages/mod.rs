@@ -24,6 +24,7 @@ mod layout;
 mod limit_fields;
 mod limit_text;
 mod lineage;
+mod live;
 pub(super) mod log;
 pub(super) mod overview;
 pub(super) mod owner;

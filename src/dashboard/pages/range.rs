@@ -8,6 +8,7 @@ use maud::{Markup, html};
 use super::components::Input;
 use crate::dashboard::form::{FieldErrors, FormFields};
 use crate::dashboard::page_context::PageContext;
+use crate::usage::summary::{OverTime, TimeBucket};
 use crate::usage::{Granularity, midnight};
 
 const MINUTE: i64 = 60;
@@ -37,6 +38,9 @@ const RANGES: [(&str, &str, Length); 8] = [
 
 /// The default range.
 const USUAL: (&str, Length) = ("24h", Length::Last(DAY));
+
+/// The maximum number of columns over time: more than two years of days, and wider than any screen.
+const MOST_COLUMNS: usize = 800;
 
 /// The value of a range with explicit start and end.
 pub(super) const CUSTOM: &str = "custom";
@@ -99,6 +103,19 @@ impl TimeRange {
             range,
             wrong,
         }
+    }
+
+    /// Whether the range ends now.
+    pub(super) fn is_current(&self) -> bool {
+        self.range.end >= Timestamp::now()
+    }
+
+    /// The time buckets of a chart; `None` if there are too many.
+    pub(super) fn buckets(&self, over_time: Option<&OverTime>) -> Option<Vec<TimeBucket>> {
+        let buckets = over_time?
+            .filled(self.range.clone(), Timestamp::now())
+            .ok()?;
+        (buckets.len() <= MOST_COLUMNS).then_some(buckets)
     }
 
     /// Renders the range picker for the page at this URL; its links keep these fields.

@@ -12,6 +12,7 @@ use maud::{Markup, html};
 use super::breakdowns::{self, Links, STATUSES};
 use super::components::{badge, copy, folded, name};
 use super::lineage::Lineage;
+use super::live::Live;
 use super::log::{self, Columns, Log, Table};
 use super::range::{self, TimeRange};
 use super::{Failure, details, find, page, redirect};
@@ -32,30 +33,39 @@ pub(in crate::dashboard) async fn of_key(
     if let Some(url) = log::leaving(&context, &key, &fields) {
         return redirect(url);
     }
-    let warning = find::warning(&shared, &context, &headers, &key);
-    let columns = Columns::of(Table::OneKey, &headers);
-    match shown(&shared, &context, &key, &fields, &warning, columns).await {
-        Ok(content) => page(&context, &key.name, &content),
-        Err(failure) => failure.page(&context),
-    }
+    let picked = TimeRange::of(&context, &fields);
+    let is_current = picked.is_current() && log::is_current(&fields);
+    let response = async {
+        let live = Live::read(&shared, is_current).await?;
+        if let Some(response) = live.not_modified(&headers) {
+            return Ok(response);
+        }
+        let content = shown(&shared, &context, &key, &headers, &fields, &picked, &live);
+        Ok(live.tagged(page(&context, &key.name, &content.await?)))
+    };
+    response
+        .await
+        .unwrap_or_else(|failure: Failure| failure.page(&context))
 }
 
 async fn shown(
     shared: &Shared,
     context: &PageContext,
     key: &Key,
+    headers: &HeaderMap,
     fields: &FormFields,
-    warning: &Markup,
-    columns: Columns,
+    picked: &TimeRange,
+    live: &Live,
 ) -> Result<Markup, Failure> {
     let lineage = Lineage::of(shared, std::slice::from_ref(key)).await?;
-    let picked = TimeRange::of(context, fields);
     let range = |times: &Range<Timestamp>| {
         let range = UsageRange::new().key(key.id);
         range.from(times.start).to(times.end)
     };
     let spec = SummarySpec::new()
         .latency()
+        .latency_by_endpoint()
+        .latency_over_time()
         .over_range(picked.range.clone(), context.zone.clone());
     let now = SummaryQuery::new(range(&picked.range), spec);
     let summary = shared.usage.summary(&now).await?;
@@ -66,8 +76,8 @@ async fn shown(
         at: at.clone(),
         key: Some(key),
         owner: None,
-        picked: Some(&picked),
-        columns,
+        picked: Some(picked),
+        columns: Columns::of(Table::OneKey, headers),
     };
     let log = log.section(shared, context, fields).await?;
     // Links in cards and charts add filters to the log below.
@@ -81,21 +91,25 @@ async fn shown(
     };
     Ok(html! {
         p { a href=(context.at("/keys")) { "Back to API keys" } }
-        (warning)
+        (find::warning(shared, context, headers, key))
         .head {
             h1 { (name(&key.name)) " " (badge(key)) }
+            (live.switch())
             p { code { (key.id) } " " (copy(key.id.as_str(), "key ID")) }
         }
         (details::of_key(shared, context, key, &lineage))
         (lineage.sections(shared, context, key).await)
         (picked.choice(context, &links.at, fields, &log::KEPT))
-        (breakdowns::exactness(summary.exact))
+        div data-live="usage" {
+            (breakdowns::exactness(summary.exact))
         (breakdowns::cards(&summary.totals, &before, &links, true))
-        (breakdowns::chart(context, &picked, &summary, &links))
-        (folded(&html! { "Breakdowns" }, false, &html! {
-            (breakdowns::panels(&summary, &links, &page))
-            (breakdowns::endpoints(&summary, &links))
-        }))
+            (breakdowns::chart(context, picked, &summary, &links))
+            (breakdowns::latency(context, picked, &summary))
+            (folded(&html! { "Breakdowns" }, false, &html! {
+                (breakdowns::panels(&summary, &links, &page))
+                (breakdowns::endpoints(&summary, &links))
+            }))
+        }
         (log)
     })
 }

@@ -122,12 +122,6 @@ rows! {
         #[schema(value_type = names::RejectionReason)]
         reason: RejectionReason
     }
-    /// Requests to this endpoint.
-    EndpointRow {
-        /// The endpoint.
-        #[schema(value_type = String)]
-        endpoint: Arc<str>
-    }
     /// Requests with keys of this owner.
     OwnerRow {
         /// The owner.
@@ -140,6 +134,18 @@ rows! {
         #[schema(value_type = Option<names::KeyId>)]
         key: Option<KeyId>
     }
+}
+
+/// Requests to this endpoint.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct EndpointRow {
+    /// The endpoint.
+    #[schema(value_type = String)]
+    endpoint: Arc<str>,
+    /// The totals.
+    totals: Totals,
+    /// The latency of the requests.
+    latency: Latency,
 }
 
 /// A usage summary.
@@ -177,7 +183,17 @@ impl Summary {
             all.into_iter().map(R::from).collect()
         }
         let classes = summary.by_status_class();
+        let latencies = summary.latency_by_endpoint.as_ref();
         let endpoints = summary.top_endpoints(top).into_iter();
+        let endpoints = endpoints.map(|(endpoint, totals)| EndpointRow {
+            endpoint: endpoint.clone(),
+            totals: totals.into(),
+            latency: latencies
+                .and_then(|latencies| latencies.get(endpoint))
+                .map(LatencyHistogram::quantiles)
+                .unwrap_or_default()
+                .into(),
+        });
         let keys = summary.top_keys(top);
         let owners = summary.top_owners(top).into_iter();
         let reasons = summary.by_rejection_reason.iter();
@@ -188,7 +204,7 @@ impl Summary {
             by_status: rows(summary.by_status.iter().map(|(name, it)| (*name, it))),
             by_status_class: rows(classes.iter().map(|(name, it)| (*name, it))),
             by_rejection_reason: rows(reasons.map(|(name, it)| (*name, it))),
-            top_endpoints: rows(endpoints.map(|(name, it)| (name.clone(), it))),
+            top_endpoints: endpoints.collect(),
             top_keys: rows(keys),
             top_owners: rows(owners.map(|(name, it)| (name.clone(), it))),
             latency: latency.unwrap_or_default().into(),
@@ -307,6 +323,8 @@ pub(crate) struct Bucket {
     is_partial: bool,
     /// The totals of the bucket.
     totals: Totals,
+    /// The latency of its requests.
+    latency: Latency,
 }
 
 impl From<TimeBucket> for Bucket {
@@ -316,6 +334,7 @@ impl From<TimeBucket> for Bucket {
             end: bucket.end,
             is_partial: bucket.is_partial,
             totals: (&bucket.totals).into(),
+            latency: bucket.latency.unwrap_or_default().into(),
         }
     }
 }

@@ -35,6 +35,7 @@ async fn the_document_lists_all_operations_and_the_server() {
         "list_audit_entries",
         "list_keys",
         "list_recorded_requests",
+        "list_rejections",
         "list_requests",
         "reveal_secret",
         "revoke_key",

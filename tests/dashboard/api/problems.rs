@@ -205,7 +205,7 @@ async fn a_missing_issuer_is_a_501_and_missing_statistics_are_a_404() {
     let post = Request::post("/admin/api/keys").header("content-type", "application/json");
     let post = post.body(Body::from(r#"{"name":"a"}"#)).unwrap();
     ask(&router, post).await.problem(501);
-    for path in ["recorder", "merge-backlog"] {
+    for path in ["recorder", "recorder/rejections", "merge-backlog"] {
         let get = Request::get(format!("/admin/api/{path}"));
         let get = get.body(Body::empty()).unwrap();
         ask(&router, get).await.problem(404);

@@ -27,6 +27,7 @@ pub(super) use self::key_filter::leaving;
 pub(super) use self::rows::{badge_of, minute_of};
 use super::breakdowns::{self, Links, STATUSES};
 use super::components;
+use super::live::Live;
 use super::owner_field;
 use super::range::{self, CUSTOM, TimeRange};
 use super::{Failure, page};
@@ -85,14 +86,26 @@ pub(in crate::dashboard) async fn of_all(
         picked: None,
         columns: Columns::of(Table::AllKeys, &headers),
     };
-    match log.section(&shared, &context, &fields).await {
-        Ok(section) => page(
-            &context,
-            "Request log",
-            &html! { h1 { "Request log" } (section) },
-        ),
-        Err(failure) => failure.page(&context),
-    }
+    let shown = async {
+        let live = Live::read(&shared, is_current(&fields)).await?;
+        if let Some(response) = live.not_modified(&headers) {
+            return Ok(response);
+        }
+        let section = log.section(&shared, &context, &fields).await?;
+        let content = html! {
+            .head { h1 { "Request log" } (live.switch()) }
+            (section)
+        };
+        Ok(live.tagged(page(&context, "Request log", &content)))
+    };
+    shown
+        .await
+        .unwrap_or_else(|failure: Failure| failure.page(&context))
+}
+
+/// Whether the log shows the newest requests.
+pub(super) fn is_current(fields: &FormFields) -> bool {
+    !fields.has_any(&["until"]) && !fields.has_any(&PAGE_TOKENS)
 }
 
 impl Log<'_> {
@@ -157,7 +170,7 @@ impl Log<'_> {
         let form = self.form(context, fields, &filtered.wrong, &field, &suggested);
         Ok(html! {
             section #log .panel aria-label="Request log" {
-                .head {
+                .head data-live="count" {
                     h2 { @if self.picked.is_some() { "Request log" } @else { "Requests" } }
                     @if let Some((_, count)) = &found {
                         p { (number_of(*count)) }
@@ -174,7 +187,9 @@ impl Log<'_> {
                     (breakdowns::exactness(summary.exact))
                     (breakdowns::failures_line(summary, &links))
                 }
-                @if let Some((requests, _)) = &found { (self.found(context, fields, &fixed, requests, &keys)) }
+                @if let Some((requests, _)) = &found {
+                    div data-live="requests" { (self.found(context, fields, &fixed, requests, &keys)) }
+                }
             }
         })
     }

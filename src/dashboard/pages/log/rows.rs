@@ -135,7 +135,8 @@ impl Requests<'_> {
                 } }
                 tbody { @for event in events {
                     @let row = Row { requests: self, event };
-                    tr { @for (column, is_shown) in columns {
+                    // The script tells rows apart by their ids.
+                    tr data-row=(event.id) { @for (column, is_shown) in columns {
                         @let class = if column.is_usual { column.id } else { "extra" };
                         // The script adds the label when it shows the cell.
                         @let label = (*is_shown && !column.is_usual).then_some(column.name);

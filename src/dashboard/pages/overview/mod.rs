@@ -1,6 +1,7 @@
 //! The overview: usage of all keys, and the keys that need attention.
 
 mod health;
+mod rejected;
 mod tables;
 
 use std::collections::BTreeMap;
@@ -8,12 +9,14 @@ use std::sync::Arc;
 
 use axum::extract::State;
 use axum::response::Response;
+use http::HeaderMap;
 use jiff::{SignedDuration, Timestamp};
 use maud::{Markup, html};
 
 use self::tables::ROWS;
 pub(super) use self::tables::{EXPIRING_DAYS, UNUSED_DAYS};
 use super::breakdowns::{self, Links, STATUSES};
+use super::live::Live;
 use super::range::{self, TimeRange};
 use super::{Failure, page, top};
 use crate::dashboard::form::FormFields;
@@ -23,7 +26,7 @@ use crate::id::KeyId;
 use crate::key::{Key, KeyQuery, KeyStatus};
 use crate::page::Page;
 use crate::usage::summary::{Spike, Totals, spikes};
-use crate::usage::{MergeBacklog, Summary, SummaryQuery, SummarySpec, UsageRange};
+use crate::usage::{MergeBacklog, Rejections, Summary, SummaryQuery, SummarySpec, UsageRange};
 
 /// The number of top keys and owners. They fit above the fold of a window of 1,280 by 800 pixels.
 const TOP: usize = 5;
@@ -36,17 +39,22 @@ type ByKey = BTreeMap<Option<KeyId>, Totals>;
 pub(in crate::dashboard) async fn overview(
     State(shared): State<Arc<Shared>>,
     context: PageContext,
+    headers: HeaderMap,
     fields: FormFields,
 ) -> Response {
     let picked = TimeRange::of(&context, &fields);
-    match Overview::read(&shared, &context, &picked).await {
-        Ok(overview) => page(
-            &context,
-            "Overview",
-            &overview.content(&shared, &context, &picked, &fields),
-        ),
-        Err(failure) => failure.page(&context),
-    }
+    let shown = async {
+        let live = Live::read(&shared, picked.is_current()).await?;
+        if let Some(response) = live.not_modified(&headers) {
+            return Ok(response);
+        }
+        let overview = Overview::read(&shared, &context, &picked).await?;
+        let content = overview.content(&shared, &context, &picked, &fields, &live);
+        Ok(live.tagged(page(&context, "Overview", &content)))
+    };
+    shown
+        .await
+        .unwrap_or_else(|failure: Failure| failure.page(&context))
 }
 
 /// Active keys without recent use.
@@ -76,11 +84,13 @@ struct Overview {
     /// The keys in `busiest` and `spikes` that still exist.
     named: Vec<Key>,
     has_keys: bool,
+    /// `None` without a recorder.
+    rejections: Option<Rejections>,
     backlog: Option<MergeBacklog>,
 }
 
 impl Overview {
-    /// Queries the store at most seven times.
+    /// Queries the store at most seven times, after the query of its revision.
     async fn read(
         shared: &Shared,
         context: &PageContext,
@@ -92,6 +102,7 @@ impl Overview {
         let before = usage.totals_by_key(&range).await?;
         let range = &picked.range;
         let spec = SummarySpec::new().by_key().by_owner().latency();
+        let spec = spec.latency_by_endpoint().latency_over_time();
         let spec = spec.over_range(range.clone(), context.zone.clone());
         let range = UsageRange::new().from(range.start).to(range.end);
         let summary = usage.summary(&SummaryQuery::new(range, spec)).await?;
@@ -106,6 +117,10 @@ impl Overview {
         expiring.items.sort_by_key(|key| key.expires_at);
         let mut ids: Vec<_> = busiest.iter().filter_map(|(id, _)| *id).collect();
         ids.extend(spikes.iter().filter_map(|spike| spike.key));
+        let recorder = shared.recorder.as_ref();
+        let rejections = recorder.map(|it| it.rejections(picked.range.clone()));
+        let rejected = rejections.iter().flat_map(|it| it.keys.iter().flatten());
+        ids.extend(rejected.take(ROWS).map(|sender| sender.sender));
         let named = match ids.len() {
             0 => Vec::new(),
             many => {
@@ -127,6 +142,7 @@ impl Overview {
             expiring,
             named,
             has_keys,
+            rejections,
             summary,
         })
     }
@@ -137,6 +153,7 @@ impl Overview {
         context: &PageContext,
         picked: &TimeRange,
         fields: &FormFields,
+        live: &Live,
     ) -> Markup {
         let (home, all) = (context.home(), self.summary.totals.total());
         let range = fields.only(&range::FIELDS);
@@ -153,12 +170,14 @@ impl Overview {
         html! {
             .head {
                 h1 { "Overview" }
+                (live.switch())
                 @if shared.issuer.is_some() {
                     a .button .primary href=(context.at("/keys/new")) { "Generate API key" }
                 }
             }
             @if !self.has_keys { (first_steps(shared, context)) }
             (picked.choice(context, &home, fields, &[STATUSES]))
+            div data-live="usage" {
             (breakdowns::exactness(self.summary.exact))
             (breakdowns::cards(&self.summary.totals, &self.before, &links, false))
             .panels .wide {
@@ -166,12 +185,15 @@ impl Overview {
                 (top::owners(context, &self.summary.top_owners(TOP), all, &range))
             }
             (breakdowns::chart(context, picked, &self.summary, &links))
+            (breakdowns::latency(context, picked, &self.summary))
             (tables::spikes(context, &self.spikes, &self.named))
-            .panels .wide {
-                (breakdowns::failing_owners(&self.summary, &links))
-                (breakdowns::endpoints(&self.summary, &links))
-            }
+            (breakdowns::endpoints(&self.summary, &links))
+            (breakdowns::failing_owners(&self.summary, &links))
             (breakdowns::panels(&self.summary, &links, &this))
+            @if let Some(rejections) = &self.rejections {
+                @let over_time = self.summary.over_time.as_ref();
+                (rejected::section(context, picked, rejections, over_time, &self.named, &links))
+            }
             .panels .wide {
                 (tables::expiring(context, &self.expiring))
                 (tables::unused(context, &self.unused))
@@ -181,6 +203,7 @@ impl Overview {
                 shared.recorder.as_ref().map(|it| it.stats()).as_ref(),
                 self.backlog.as_ref(),
             ))
+            }
         }
     }
 }

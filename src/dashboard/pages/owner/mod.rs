@@ -55,6 +55,7 @@ async fn shown(
         range.from(times.start).to(times.end)
     };
     let spec = SummarySpec::new().by_key().latency();
+    let spec = spec.latency_by_endpoint().latency_over_time();
     let spec = spec.over_range(picked.range.clone(), context.zone.clone());
     let now = SummaryQuery::new(range(&picked.range), spec);
     let summary = shared.usage.summary(&now).await?;
@@ -91,12 +92,11 @@ async fn shown(
         (breakdowns::exactness(summary.exact))
         (breakdowns::cards(&summary.totals, &before, &links, true))
         (breakdowns::chart(context, &picked, &summary, &links))
+        (breakdowns::latency(context, &picked, &summary))
         (months.section(context, &links.at, fields))
         (breakdowns::panels(&summary, &links, &page))
-        .panels .wide {
-            (top::keys(context, &busiest, &months.keys, summary.totals.total(), &range))
-            (breakdowns::endpoints(&summary, &links))
-        }
+        (top::keys(context, &busiest, &months.keys, summary.totals.total(), &range))
+        (breakdowns::endpoints(&summary, &links))
         (log)
     })
 }
