@@ -63,7 +63,9 @@ async fn main() -> Result<(), Box<dyn Error>> {
     }
     let _maintenance = backend.maintain(Retention::new());
 
-    let recorder = Recorder::new(backend.clone());
+    let recorder = Recorder::builder(backend.clone())
+        .rejected_senders(50)
+        .start();
     let layer = ApiKeyLayer::new(backend.clone())
         .recorder(recorder.clone())
         .cost(|head| api::cost(head.uri().path()))
