@@ -18,6 +18,7 @@ mod find;
 mod journey;
 mod key_tasks;
 mod keys;
+mod live;
 mod log;
 mod log_tasks;
 mod looks;
