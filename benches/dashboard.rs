@@ -4,7 +4,7 @@
 //! cargo bench --features full --bench dashboard -- 10000000
 //! ```
 //!
-//! Takes the number of events, and `sqlite` or `postgres` to select one backend. PostgreSQL must be installed; the
+//! Takes the number of events and of keys (20 by default), and `sqlite` or `postgres` to select one backend. PostgreSQL must be installed; the
 //! benchmark starts a server of its own. Without arguments, it runs in a short form.
 
 use std::io::Write;
@@ -50,8 +50,8 @@ fn compressed(bytes: &[u8]) -> usize {
 }
 
 /// Measures the pages after all rollups were merged, as the background task does with all but those of the last minute.
-async fn pages(backend: impl Backend + Clone, events: usize, merge: impl AsyncFn()) {
-    let mut traffic = Traffic::new(20);
+async fn pages(backend: impl Backend + Clone, events: usize, keys: usize, merge: impl AsyncFn()) {
+    let mut traffic = Traffic::new(keys);
     fill(&backend, &mut traffic, 0, events, Timestamp::now()).await;
     traffic.create_keys(&backend).await;
     merge().await;
@@ -67,7 +67,15 @@ async fn pages(backend: impl Backend + Clone, events: usize, merge: impl AsyncFn
         ),
         ("overview, 24 hours", "/".into()),
         ("overview, 30 days", "/?range=30d".into()),
+        ("overview, 15 minutes", "/?range=15m".into()),
+        ("overview, 7 days", "/?range=7d".into()),
         ("API keys", "/keys".into()),
+        ("owners", "/owners".into()),
+        ("an owner, 24 hours", "/owners/customer-3".into()),
+        ("an owner, 30 days", "/owners/customer-3?range=30d".into()),
+        ("request log", "/log".into()),
+        ("request log, filtered", "/log?method=GET&code=5xx".into()),
+        ("audit log", "/audit".into()),
     ] {
         timed(name, 15, || page(&router, &path)).await;
         let page = page(&router, &path).await;
@@ -83,23 +91,24 @@ fn main() {
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     let words: Vec<String> = std::env::args().skip(1).collect();
     let has = |word: &str| words.iter().any(|it| it == word);
-    let events = words.iter().find_map(|word| word.parse().ok());
-    let events = events.unwrap_or(20_000);
+    let mut numbers = words.iter().filter_map(|word| word.parse().ok());
+    let events = numbers.next().unwrap_or(20_000);
+    let keys = numbers.next().unwrap_or(20);
     let folder = std::env::temp_dir().join(format!("keytally-bench-{}", std::process::id()));
     std::fs::create_dir_all(&folder).expect("a folder");
     runtime.block_on(async {
         if !has("postgres") {
-            println!("SQLite, {events} events");
+            println!("SQLite, {events} events, {keys} keys");
             let backend = SqliteBackend::open(folder.join("pages.db")).await;
             let backend = backend.expect("open");
             backend.migrate().await.expect("migrate");
             let merge = async || {
                 backend.merge_rollups().await.expect("merge");
             };
-            pages(backend.clone(), events, merge).await;
+            pages(backend.clone(), events, keys, merge).await;
         }
         if !has("sqlite") {
-            println!("PostgreSQL, {events} events");
+            println!("PostgreSQL, {events} events, {keys} keys");
             let cluster = support::Cluster::durable();
             let url = cluster.database().await;
             let backend = PostgresBackend::connect(&url).await.expect("connect");
@@ -111,7 +120,7 @@ fn main() {
                 let analyze = sqlx::raw_sql("ANALYZE").execute(&pool);
                 analyze.await.expect("analyze");
             };
-            pages(backend.clone(), events, merge).await;
+            pages(backend.clone(), events, keys, merge).await;
         }
     });
     let _ = std::fs::remove_dir_all(&folder);
