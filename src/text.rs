@@ -67,7 +67,7 @@ mod tests {
             assert!(!endpoint_matches(template, text), "{text}");
         }
         assert!(endpoint_matches("/files/{*path}", "/files/a/b"));
-        assert!(!endpoint_matches("/files/{*path}", "/files/"));
+        assert!(!serves("/files/{*path}", "/files/"));
         assert!(endpoint_matches("/users/:id", "/users/7"));
         assert!(endpoint_matches("acme.Postings/Get", "postings/get"));
     }
