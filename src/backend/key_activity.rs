@@ -7,6 +7,9 @@ use crate::id::KeyId;
 /// The maximum number of [`Group`]s of a key.
 const GROUPS: usize = 32;
 
+/// The time that the newest group may span before others are joined, in microseconds.
+const FLOOD: i64 = 1_000_000;
+
 /// Requests of a key. Times are in microseconds since 1970.
 ///
 /// Adding activities gives the same result in any order, as long as there are at most [`GROUPS`] times of rejected
@@ -73,19 +76,35 @@ impl KeyActivity {
         I: Iterator<Item = (KeyId, i64, bool)>,
     {
         let mut keys: BTreeMap<KeyId, Self> = BTreeMap::new();
-        for (key, time, is_rejected) in requests() {
+        let mut has_rejected = false;
+        // Batches have long runs of requests of a key.
+        let mut all = requests().peekable();
+        while let Some((key, time, is_rejected)) = all.next() {
+            let mut times = (!is_rejected).then_some([time; 2]);
+            has_rejected |= is_rejected;
+            while let Some((_, time, is_rejected)) = all.next_if(|next| next.0 == key) {
+                has_rejected |= is_rejected;
+                if !is_rejected {
+                    let [first, last] = times.unwrap_or([time; 2]);
+                    times = Some([first.min(time), last.max(time)]);
+                }
+            }
             let activity = keys.entry(key).or_default();
-            if !is_rejected {
-                let first = activity.first_accepted.get_or_insert(time);
-                *first = time.min(*first);
-                activity.last_accepted = activity.last_accepted.max(Some(time));
+            if let Some([first, last]) = times {
+                let known = activity.first_accepted.get_or_insert(first);
+                *known = first.min(*known);
+                activity.last_accepted = activity.last_accepted.max(Some(last));
             }
         }
-        for (key, time, _) in requests().filter(|(.., is_rejected)| *is_rejected) {
-            if let Some(activity) = keys.get_mut(&key)
-                && activity.last_accepted < Some(time)
-            {
-                activity.reject(Group::of(time.min(now.saturating_add(1)), 1));
+        let rejected = has_rejected.then(&requests).into_iter().flatten();
+        let mut rejected = rejected.filter(|(.., is_rejected)| *is_rejected).peekable();
+        while let Some((key, time, _)) = rejected.next() {
+            let Some(activity) = keys.get_mut(&key) else {
+                continue;
+            };
+            activity.reject_at(time, now);
+            while let Some((_, time, _)) = rejected.next_if(|next| next.0 == key) {
+                activity.reject_at(time, now);
             }
         }
         for activity in keys.values_mut() {
@@ -181,7 +200,21 @@ impl KeyActivity {
         }
     }
 
+    fn reject_at(&mut self, time: i64, now: i64) {
+        if self.last_accepted < Some(time) {
+            self.reject(Group::of(time.min(now.saturating_add(1)), 1));
+        }
+    }
+
     fn reject(&mut self, mut group: Group) {
+        if self.rejected.len() == GROUPS
+            && let Some(newest) = self.rejected.last_mut()
+            && newest.first <= group.first
+            && group.last.saturating_sub(newest.first) < FLOOD
+        {
+            *newest = newest.with(group);
+            return;
+        }
         let groups = &mut self.rejected;
         let start = groups.partition_point(|it| it.last < group.first);
         let end = groups.partition_point(|it| it.first <= group.last);
