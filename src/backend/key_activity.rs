@@ -147,7 +147,7 @@ impl KeyActivity {
     }
 
     /// The groups of rejected requests as stored. `None` if there are none.
-    #[cfg(feature = "_sql")]
+    #[cfg(any(feature = "_sql", test))]
     pub(super) fn rejected_bytes(&self) -> Option<Vec<u8>> {
         let numbers = self.rejected.iter();
         let numbers = numbers.flat_map(|group| [group.first, group.last, group.count]);
