@@ -155,7 +155,7 @@ async fn tables_list_every_time_with_requests_in_all_ranges() {
         ("15m", MINUTE, 14),
         ("1h", MINUTE * 5, 11),
         ("6h", MINUTE * 15, 23),
-        ("24h", MINUTE * 15, 95),
+        ("24h", MINUTE * 60, 23),
         ("7d", MINUTE * 60, 167),
         ("30d", MINUTE * 60 * 24, 29),
     ] {

@@ -26,7 +26,9 @@ use crate::id::KeyId;
 use crate::key::{Key, KeyQuery, KeyStatus};
 use crate::page::Page;
 use crate::usage::summary::{Spike, Totals, spikes};
-use crate::usage::{MergeBacklog, Rejections, Summary, SummaryQuery, SummarySpec, UsageRange};
+use crate::usage::{
+    Granularity, MergeBacklog, Rejections, Summary, SummaryQuery, SummarySpec, UsageRange,
+};
 
 /// The number of top keys and owners. They fit above the fold of a window of 1,280 by 800 pixels.
 const TOP: usize = 5;
@@ -103,7 +105,13 @@ impl Overview {
         let range = &picked.range;
         let spec = SummarySpec::new().by_key().by_owner().latency();
         let spec = spec.latency_by_endpoint().latency_over_time();
-        let spec = spec.over_range(range.clone(), context.zone.clone());
+        // Of all keys, there are far fewer rollups by hour than by minute.
+        let is_long = range.end.duration_since(range.start) > SignedDuration::from_hours(12);
+        let width = match Granularity::for_range(range.clone()) {
+            Granularity::QuarterHour if is_long => Granularity::Hour,
+            width => width,
+        };
+        let spec = spec.over_time(width, context.zone.clone());
         let range = UsageRange::new().from(range.start).to(range.end);
         let summary = usage.summary(&SummaryQuery::new(range, spec)).await?;
         let none = ByKey::new();
