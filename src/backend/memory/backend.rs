@@ -3,6 +3,8 @@
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use jiff::Timestamp;
+
 use super::config::MemoryConfig;
 use super::keys::Keys;
 use super::usage::Usage;
@@ -26,6 +28,8 @@ pub(super) struct Shared {
     pub(super) changes: InvalidationFeed,
     usage: Mutex<Usage>,
     pub(super) clock: Clock,
+    /// The time of the last audit entry.
+    pub(super) audited_at: Mutex<Timestamp>,
 }
 
 impl MemoryBackend {
@@ -46,6 +50,7 @@ impl MemoryBackend {
             changes: InvalidationFeed::new(),
             usage: Mutex::new(Usage::new(config)),
             clock,
+            audited_at: Mutex::new(Timestamp::MIN),
         });
         Self { shared }
     }

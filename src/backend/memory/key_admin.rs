@@ -1,7 +1,9 @@
 //! Key administration in the in-memory backend.
 
+use std::sync::PoisonError;
+
 use async_trait::async_trait;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use super::backend::MemoryBackend;
 use crate::id::KeyId;
@@ -12,8 +14,22 @@ use crate::key::{
 use crate::page::Page;
 
 impl MemoryBackend {
+    /// The time of a change, not before that of the change before.
     fn time(&self) -> Timestamp {
-        self.shared.clock.now().timestamp()
+        let now = self.shared.clock.now().timestamp();
+        let last = self.shared.audited_at.lock();
+        let mut last = last.unwrap_or_else(PoisonError::into_inner);
+        *last = in_order(*last, now);
+        *last
+    }
+}
+
+/// The time of a change after that of another one. Each calibration of the clock may set it back by microseconds, which
+/// must not reorder the audit log. Later times than that are of a clock that was ahead.
+fn in_order(last: Timestamp, now: Timestamp) -> Timestamp {
+    match now < last && last.duration_since(now) < SignedDuration::from_secs(1) {
+        true => last,
+        false => now,
     }
 }
 
@@ -203,6 +219,17 @@ mod tests {
             .collect();
         let (on, off) = (AuditAction::Enabled, AuditAction::Disabled);
         assert_eq!(entries, [(on, 1), (off, 0), (off, 0)]);
+    }
+
+    #[test]
+    fn calibration_of_the_clock_does_not_reorder_changes() {
+        let [earlier, now] =
+            [999_983, 1_000_000].map(|it| Timestamp::from_microsecond(it).unwrap());
+        assert_eq!(in_order(now, earlier), now);
+        assert_eq!(in_order(earlier, now), now);
+        // An administrator has set the clock back.
+        let later = now + SignedDuration::from_secs(1);
+        assert_eq!(in_order(later, now), now);
     }
 
     #[tokio::test]
