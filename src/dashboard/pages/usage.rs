@@ -102,10 +102,10 @@ async fn shown(
         (picked.choice(context, &links.at, fields, &log::KEPT))
         div data-live="usage" {
             (breakdowns::exactness(summary.exact))
-        (breakdowns::cards(&summary.totals, &before, &links, true))
+            (breakdowns::cards(&summary.totals, &before, &links, true))
             (breakdowns::chart(context, picked, &summary, &links))
-            (breakdowns::latency(context, picked, &summary))
             (folded(&html! { "Breakdowns" }, false, &html! {
+                (breakdowns::latency(context, picked, &summary))
                 (breakdowns::panels(&summary, &links, &page))
                 (breakdowns::endpoints(&summary, &links))
             }))
