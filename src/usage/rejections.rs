@@ -164,7 +164,8 @@ impl RejectionCounters {
 impl History {
     /// Ends the current minute. A rejection that is counted at the same time may count in the next one.
     fn turn(&mut self, counters: &RejectionCounters, minute: i64) {
-        let last = counters.minute.swap(minute, Relaxed);
+        let last = counters.minute.load(Relaxed);
+        counters.minute.store(minute, Relaxed);
         if last == minute || last == i64::MIN {
             return;
         }
