@@ -1,4 +1,4 @@
-//! Which requests of a key were accepted: the first and the last one, and the number rejected since.
+//! The activity of a key: its first and its last accepted request, and the requests rejected since.
 
 use std::collections::BTreeMap;
 
@@ -159,6 +159,12 @@ impl KeyActivity {
     pub(super) fn rejected_since(&self) -> i64 {
         let counts = self.rejected.iter().map(|group| group.count);
         counts.fold(0, i64::saturating_add)
+    }
+
+    /// Keeps only the accepted requests.
+    #[cfg(feature = "_sql")]
+    pub(super) fn forget_rejected(&mut self) {
+        self.rejected.clear();
     }
 
     /// The time of the latest request.

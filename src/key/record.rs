@@ -59,7 +59,7 @@ pub struct Key {
     /// is kept under this id, so that rotated keys share it.
     #[serde(alias = "line")]
     pub lineage: KeyId,
-    /// The time of the first request that was accepted, that is, not
+    /// The time of the first accepted request: one that was not
     /// [rejected](crate::usage::UsageEvent::rejection_reason) by the layer. `None` if there was none, or if it is
     /// unknown: if the key was imported with a last one, or comes from a version of this crate that did not record it.
     #[serde(default)]
@@ -68,8 +68,8 @@ pub struct Key {
     /// the write.
     #[serde(alias = "last_used", alias = "last_used_at")]
     pub last_accepted_at: Option<Timestamp>,
-    /// The number of requests that were rejected since, that is, of those that arrived later than
-    /// [`last_accepted_at`](Self::last_accepted_at); of all rejected requests if none was accepted. Only requests that
+    /// The number of rejected requests that arrived later than [`last_accepted_at`](Self::last_accepted_at), or of all
+    /// rejected requests if none was accepted. Only requests that
     /// are recorded for the key count, not those with a wrong secret.
     ///
     /// The number is exact in whatever order requests are written, as long as they were rejected at up to 32 different

@@ -1,6 +1,6 @@
 //! Rejections without events, over time and by sender.
 //!
-//! They are kept in memory: whoever sends such requests must not be able to fill a database.
+//! They are kept in memory and bounded, so that clients without a key cannot fill a database.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::hash::Hash;

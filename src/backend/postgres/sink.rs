@@ -181,10 +181,11 @@ async fn write(
         writing.add_record(record).await?;
     }
     let now = as_micros(Timestamp::now());
-    let activity = engine.activity.divide(grouped.activity(now), now);
+    let mut activity = engine.activity.divide(grouped.activity(now), now);
     writing.add_activity(&activity.due).await?;
+    activity.committing();
     writing.commit(&claimed, &parts).await?;
-    engine.activity.committed(activity, now);
+    activity.committed(now);
     Ok(true)
 }
 

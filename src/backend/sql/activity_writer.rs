@@ -1,4 +1,4 @@
-//! When the activity of keys is written to their records.
+//! Decides when the activity of keys is written to their records.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -32,23 +32,65 @@ struct State {
     deferred: BTreeMap<KeyId, KeyActivity>,
 }
 
-/// The activity in a batch, as divided by [`ActivityWriter::divide`].
+/// The activity in a batch, as divided by [`ActivityWriter::divide`]. Unless it is [`committed`](Self::committed), what was
+/// deferred before stays deferred.
 #[derive(Debug)]
-pub(in crate::backend) struct Divided {
+pub(in crate::backend) struct Divided<'a> {
+    writer: &'a ActivityWriter,
     /// To write with the batch.
     pub(in crate::backend) due: BTreeMap<KeyId, KeyActivity>,
     /// To write with a later one.
     deferred: BTreeMap<KeyId, KeyActivity>,
+    /// The part of `due` that was deferred before.
+    taken: BTreeMap<KeyId, KeyActivity>,
+}
+
+impl Divided<'_> {
+    /// Prepares for a commit whose outcome may stay unknown: rejections that it may have written must not be written
+    /// again.
+    pub(in crate::backend) fn committing(&mut self) {
+        self.taken
+            .values_mut()
+            .for_each(KeyActivity::forget_rejected);
+    }
+
+    /// Remembers what was written, and what is to be written later.
+    pub(in crate::backend) fn committed(mut self, now: i64) {
+        self.taken.clear();
+        let mut state = self.writer.state();
+        let is_recent = |time: i64| (0..=MAX_DELAY).contains(&now.saturating_sub(time));
+        state.written.retain(|_, time| is_recent(*time));
+        for (key, activity) in &self.due {
+            if let Some(time) = activity.latest() {
+                state.written.insert(*key, time);
+            }
+        }
+        state.defer(&self.deferred);
+    }
+}
+
+impl Drop for Divided<'_> {
+    fn drop(&mut self) {
+        self.writer.state().defer(&self.taken);
+    }
+}
+
+impl State {
+    fn defer(&mut self, activities: &BTreeMap<KeyId, KeyActivity>) {
+        for (key, activity) in activities {
+            self.deferred.entry(*key).or_default().add(activity);
+        }
+    }
 }
 
 impl ActivityWriter {
-    /// Divides the activity in a batch into what to write now and what to write later.
+    /// Divides the activity in a batch into what to write now, with what was deferred before, and what to write later.
     pub(in crate::backend) fn divide(
         &self,
         batch: BTreeMap<KeyId, KeyActivity>,
         now: i64,
-    ) -> Divided {
-        let state = self.state();
+    ) -> Divided<'_> {
+        let mut state = self.state();
         let is_due = |key: &KeyId, activity: &KeyActivity| {
             // A later one is from before the clock was set back.
             let written = state.written.get(key).filter(|written| **written <= now);
@@ -66,38 +108,30 @@ impl ActivityWriter {
         {
             due.insert(key, activity);
         }
-        for (key, activity) in &mut due {
-            if let Some(deferred) = state.deferred.get(key) {
-                activity.add(deferred);
-            }
-        }
-        for (key, activity) in &state.deferred {
+        let mut count = due.len();
+        // Other batches that are written at the same time do not write it again.
+        let mut taken = BTreeMap::new();
+        state.deferred.retain(|key, activity| {
             let age = activity.latest().map(|latest| now.saturating_sub(latest));
             let is_recent = age.is_some_and(|age| (0..=MAX_DELAY).contains(&age));
-            if !later.contains_key(key) && (due.len() < KEYS_PER_BATCH || !is_recent) {
-                due.entry(*key).or_insert_with(|| activity.clone());
+            let has_room = count < KEYS_PER_BATCH || !is_recent;
+            let is_new = !due.contains_key(key) && !later.contains_key(key) && has_room;
+            count += usize::from(is_new);
+            if is_new || due.contains_key(key) {
+                taken.insert(*key, std::mem::take(activity));
+                return false;
             }
+            true
+        });
+        drop(state);
+        for (key, activity) in &taken {
+            due.entry(*key).or_default().add(activity);
         }
         Divided {
+            writer: self,
             due,
             deferred: later,
-        }
-    }
-
-    /// Remembers what was written and committed, and what is to be written later.
-    pub(in crate::backend) fn committed(&self, divided: Divided, now: i64) {
-        let mut state = self.state();
-        let State { written, deferred } = &mut *state;
-        let is_recent = |time: i64| (0..=MAX_DELAY).contains(&now.saturating_sub(time));
-        written.retain(|_, time| is_recent(*time));
-        for (key, activity) in divided.due {
-            deferred.remove(&key);
-            if let Some(time) = activity.latest() {
-                written.insert(key, time);
-            }
-        }
-        for (key, activity) in divided.deferred {
-            deferred.entry(key).or_default().add(&activity);
+            taken,
         }
     }
 
@@ -174,7 +208,7 @@ mod tests {
         for time in [10, 11, 12] {
             let divided = writer.divide(batch(0..KEYS_PER_BATCH, time, false), time);
             assert_eq!(divided.due, batch(0..KEYS_PER_BATCH, time, false));
-            writer.committed(divided, time);
+            divided.committed(time);
         }
     }
 
@@ -185,7 +219,7 @@ mod tests {
         let write = |batch, now| {
             let divided = writer.divide(batch, now);
             let due = divided.due.clone();
-            writer.committed(divided, now);
+            divided.committed(now);
             due
         };
         assert_eq!(write(batch(0..many, 10, false), 10).len(), many);
@@ -214,5 +248,37 @@ mod tests {
         writer.divide(batch(0..many, 6, false), 6);
         writer.clear();
         assert_eq!(write(batch(0..many, 6, false), 6).len(), many);
+    }
+
+    #[test]
+    fn what_was_deferred_is_written_once() {
+        let writer = ActivityWriter::default();
+        let many = 2 * KEYS_PER_BATCH;
+        for time in [10, 20] {
+            writer
+                .divide(batch(0..many, time, true), time)
+                .committed(time);
+        }
+        let next = |time| writer.divide(batch(0..1, time, true), time);
+        let rejected = |divided: &Divided<'_>| {
+            divided
+                .due
+                .values()
+                .map(KeyActivity::rejected_since)
+                .sum::<i64>()
+        };
+        let all = KEYS_PER_BATCH as i64;
+        let first = next(30);
+        assert_eq!(rejected(&first), all);
+        // At the same time, by another task.
+        let mut second = next(30);
+        assert_eq!(rejected(&second), 2);
+        // Both fail: the first one before its commit, the second one in it.
+        drop(first);
+        second.committing();
+        drop(second);
+        let third = next(40);
+        assert_eq!(rejected(&third), all);
+        third.committed(40);
     }
 }

@@ -86,10 +86,11 @@ impl SqliteBackend {
             writing.session.execute(insert).await?;
         }
         let now = as_micros(Timestamp::now());
-        let activity = engine.activity.divide(grouped.activity(now), now);
+        let mut activity = engine.activity.divide(grouped.activity(now), now);
         writing.add_activity(&activity.due).await?;
+        activity.committing();
         writing.session.commit().await?;
-        engine.activity.committed(activity, now);
+        activity.committed(now);
         Ok(true)
     }
 }
