@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use keytally::limit::{
     LimitHandle, LimitResponse, Limiter, LocalLimiter, RateLimit, RedisConfig, RedisLimiter,
+    SubjectLimits,
 };
 use keytally::{Clock, KeyId};
 use redis::aio::MultiplexedConnection;
@@ -61,7 +62,10 @@ fn ids() -> Vec<KeyId> {
 
 fn attach(limiter: &impl Limiter, limits: &[RateLimit]) -> Arc<[Arc<dyn LimitHandle>]> {
     let now = Clock::system().now();
-    let attach = |id| limiter.attach(id, limits, now).expect("valid limits");
+    let attach = |id| {
+        let subjects = [SubjectLimits::new(id, limits)];
+        limiter.attach(&subjects, now).expect("valid limits")
+    };
     ids().into_iter().map(attach).collect()
 }
 

@@ -14,7 +14,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::clock::Clock;
-use crate::limit::{Decision, LimitResponse, Limiter, LocalLimiter, RateLimit};
+use crate::limit::{Decision, LimitResponse, Limiter, LocalLimiter, RateLimit, SubjectLimits};
 use crate::usage::{Recorder, RejectionReason, SummaryQuery, SummarySpec, UsageRange, UsageReader};
 use crate::web::{Limit, Problem, Query, Summary, in_order, method_not_allowed, protect};
 use crate::{ApiKeyLayer, Caller, Rejection, RequestParts, StoreFailure};
@@ -132,7 +132,9 @@ impl SelfService {
     async fn acquire(&self, caller: &Caller) -> Option<Decision> {
         let limit = RateLimit::per_second(2).with_burst(10).with_name(LIMIT);
         let now = Clock::system().now();
-        let allowance = self.limiter.attach(caller.lineage, &[limit], now).ok()?;
+        let limits = [limit];
+        let subjects = [SubjectLimits::new(caller.lineage, &limits)];
+        let allowance = self.limiter.attach(&subjects, now).ok()?;
         match allowance.acquire(1, now) {
             LimitResponse::Ready(decision) => Some(decision),
             LimitResponse::Pending(decision) => decision.await.ok(),

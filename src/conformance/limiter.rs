@@ -7,7 +7,9 @@ use super::assert::{equal, fails_with, holds, join_all, succeeds};
 use super::fixture::id;
 use crate::clock::{Clock, Now};
 use crate::id::KeyId;
-use crate::limit::{Decision, LimitError, LimitHandle, LimitResponse, Limiter, RateLimit};
+use crate::limit::{
+    Decision, LimitError, LimitHandle, LimitResponse, Limiter, RateLimit, Subject, SubjectLimits,
+};
 
 /// Checks a limiter. Takes a second or two: the suite waits for capacity to return, since a limiter may use the time of
 /// its server instead of the one that it is given.
@@ -20,9 +22,10 @@ use crate::limit::{Decision, LimitError, LimitHandle, LimitResponse, Limiter, Ra
 ///   the order in which they were attached.
 /// - A rejected request is admitted after its [wait](Decision::wait). A cost above the burst is never admitted, and has
 ///   no wait.
-/// - A request consumes its cost from every limit, or from none if one of them is exceeded. A cost of 0 and
+/// - A request consumes its cost from every limit of all subjects, or from none if one of them is exceeded. A cost of 0 and
 ///   [`peek`](LimitHandle::peek) consume nothing, and a cost of 0 is always admitted.
 /// - Handles share the usage of limits of the same subject and name; other subjects and names have usage of their own.
+///   A key and an owner are different subjects, also if their ids are equal.
 ///   Dropping the handles of a subject keeps its usage.
 /// - Concurrent requests consume no more than the burst.
 /// - [Another cost](LimitHandle::recharge) of an admitted request is charged instead of the first one; a higher cost only
@@ -37,6 +40,7 @@ pub async fn limiter<L: Limiter + ?Sized>(limiter: &L) {
     suite.concurrent_requests().await;
     suite.other_costs().await;
     suite.restored_costs().await;
+    suite.owners().await;
     suite.invalid_limits();
 }
 
@@ -48,8 +52,12 @@ struct Suite<'a, L: ?Sized> {
 struct Attached(Arc<dyn LimitHandle>);
 
 impl<L: Limiter + ?Sized> Suite<'_, L> {
-    fn attach(&self, subject: KeyId, limits: &[RateLimit]) -> Attached {
-        let attached = self.limiter.attach(subject, limits, Clock::system().now());
+    fn attach(&self, lineage: KeyId, limits: &[RateLimit]) -> Attached {
+        self.attach_all(&[SubjectLimits::new(lineage, limits)])
+    }
+
+    fn attach_all(&self, subjects: &[SubjectLimits<'_>]) -> Attached {
+        let attached = self.limiter.attach(subjects, Clock::system().now());
         Attached(succeeds(attached, "valid limits are attached"))
     }
 
@@ -150,6 +158,53 @@ impl<L: Limiter + ?Sized> Suite<'_, L> {
         equal(&remaining(&again.peek().await), &vec![2], rule);
     }
 
+    async fn owners(&self) {
+        let ids = [id(), id()];
+        let owner = Subject::Owner(ids[0].as_str());
+        let (of_keys, of_owner) = ([RateLimit::per_day(3)], [RateLimit::per_day(4)]);
+        let [first, second] = ids.map(|id| {
+            self.attach_all(&[
+                SubjectLimits::new(id, &of_keys),
+                SubjectLimits::new(owner, &of_owner),
+            ])
+        });
+        let rule = "the limits of a key and its owner are charged together, and are separate";
+        equal(&remaining(&first.acquire(1).await), &vec![2, 3], rule);
+        let rule = "the keys of an owner share its limits";
+        equal(&remaining(&second.acquire(2).await), &vec![1, 1], rule);
+        let decision = first.acquire(2).await;
+        let exceeded = [decision.is_exceeded(0), decision.is_exceeded(1)];
+        let rule = "a cost beyond a limit of the owner is rejected";
+        equal(&exceeded, &[false, true], rule);
+        let rule = "a rejected request consumes nothing from any subject";
+        equal(&remaining(&first.peek().await), &vec![2, 1], rule);
+        let charged_at = Clock::system().now();
+        holds(
+            first.acquire(1).await.is_allowed(),
+            "the rest of a limit is admitted",
+        );
+        let left = remaining(&first.recharge(1, charged_at, 0).await);
+        let rule = "a lower cost is returned to all subjects";
+        equal(&left, &vec![2, 1], rule);
+        let alone = self.attach_all(&[SubjectLimits::new(owner, &of_owner)]);
+        let rule = "handles share the usage of an owner";
+        equal(&remaining(&alone.acquire(1).await), &vec![0], rule);
+        let rule = "a cost beyond a limit of the owner is rejected";
+        holds(!first.acquire(1).await.is_allowed(), rule);
+        let owner = Subject::Owner(ids[1].as_str());
+        let (of_keys, of_owner) = ([RateLimit::per_day(9)], [RateLimit::per_day(20)]);
+        let handles = [(); 4].map(|()| {
+            self.attach_all(&[
+                SubjectLimits::new(id(), &of_keys),
+                SubjectLimits::new(owner, &of_owner),
+            ])
+        });
+        let decisions = join_all((0..100).map(|n| handles[n % 4].acquire(1))).await;
+        let admitted = decisions.iter().filter(|decision| decision.is_allowed());
+        let rule = "concurrent requests of an owner consume no more than the burst, and all of it";
+        equal(&admitted.count(), &20, rule);
+    }
+
     async fn concurrent_requests(&self) {
         let subject = id();
         let handles = [(); 4].map(|()| self.attach(subject, &[RateLimit::per_day(20)]));
@@ -223,7 +278,8 @@ impl<L: Limiter + ?Sized> Suite<'_, L> {
     fn invalid_limits(&self) {
         let twice = [RateLimit::per_day(5), RateLimit::per_day(6)];
         for limits in [&[RateLimit::per_day(0)][..], &twice] {
-            let attached = self.limiter.attach(id(), limits, Clock::system().now());
+            let subjects = [SubjectLimits::new(id(), limits)];
+            let attached = self.limiter.attach(&subjects, Clock::system().now());
             let is_invalid = |error: &LimitError| matches!(error, LimitError::Invalid(_));
             let rule = "invalid limits are rejected with LimitError::Invalid";
             fails_with(attached, "LimitError::Invalid", is_invalid, rule);

@@ -24,7 +24,7 @@ use crate::clock::Now;
 use crate::drain::DrainLimits;
 use crate::invalid_config::InvalidConfig;
 use crate::key::{CachedKey, ImportedFormat, Key, KeyCache, Peppers};
-use crate::limit::{AttachedLimits, LimitError, Limiter, LocalLimiter, RateLimit};
+use crate::limit::{AttachedLimits, LimitError, Limiter, LocalLimiter, RateLimit, SubjectLimits};
 use crate::sync::{thread_index, thread_slots};
 use crate::usage::Recorder;
 
@@ -184,8 +184,7 @@ impl Config {
                 self.limits_id,
                 (self.clock.clone(), self.limiter_timeout),
                 &*self.limiter,
-                entry.key.lineage,
-                limits,
+                [SubjectLimits::new(entry.key.lineage, limits)],
                 now,
             )
         })

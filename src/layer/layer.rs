@@ -31,6 +31,7 @@ use crate::key::{
 };
 use crate::limit::{
     InvalidLimit, LimitError, LimitResponse, LimitStatus, Limiter, LocalLimiter, RateLimit,
+    SubjectLimits,
 };
 use crate::telemetry;
 use crate::usage::{Recorder, RecorderStats};
@@ -578,7 +579,10 @@ impl ApiKeyLayer {
             return Ok(Vec::new());
         }
         let now = self.config.clock.now();
-        let handle = self.config.limiter.attach(key.lineage, limits, now)?;
+        let handle = {
+            let subjects = [SubjectLimits::new(key.lineage, limits)];
+            self.config.limiter.attach(&subjects, now)?
+        };
         let decision = match handle.peek(now) {
             LimitResponse::Ready(decision) => decision,
             LimitResponse::Pending(decision) => self.config.with_timeout(decision).await?,

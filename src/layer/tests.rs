@@ -12,7 +12,7 @@ use crate::key::{
     Actor, AddressList, Issuer, KeyRecord, KeyStore, NewKey, Prefix, Secret, StoreError,
 };
 use crate::layer::{ApiKeyLayer, PeerAddress};
-use crate::limit::{LimitError, LimitHandle, Limiter, LocalLimiter, RateLimit};
+use crate::limit::{LimitError, LimitHandle, Limiter, LocalLimiter, RateLimit, SubjectLimits};
 use crate::test_tracing::CapturedEvents;
 
 /// A store that fails.
@@ -29,12 +29,7 @@ impl KeyStore for Down {
 struct Full;
 
 impl Limiter for Full {
-    fn attach(
-        &self,
-        _: KeyId,
-        _: &[RateLimit],
-        _: Now,
-    ) -> Result<Arc<dyn LimitHandle>, LimitError> {
+    fn attach(&self, _: &[SubjectLimits<'_>], _: Now) -> Result<Arc<dyn LimitHandle>, LimitError> {
         Err(LimitError::AtCapacity)
     }
 }

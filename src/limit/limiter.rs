@@ -9,22 +9,22 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::rate_limit::{InvalidLimit, RateLimit};
+use super::subject::SubjectLimits;
 use crate::clock::Now;
-use crate::id::KeyId;
 
-/// Tracks the rate limit usage of keys.
+/// Tracks the rate limit usage of keys and owners.
 ///
 /// Implement [`attach`](Self::attach), and [`LimitHandle`] for the handle that it returns. Neither trait is async:
 /// a handle with remote state returns [`LimitResponse::Pending`] with a boxed future. The feature `conformance` has a test
 /// suite for limiters.
 ///
-/// The layer attaches the limits of a key when it loads the key from the store, and calls the [`LimitHandle`] on
-/// every request. The subject is the [lineage](crate::key::Key::lineage) of the key, so that rotation neither
-/// resets nor doubles its usage.
+/// The layer attaches the limits of a key and its owner when it loads the key from the store, and calls the
+/// [`LimitHandle`] on every request. A key is identified by its [lineage](crate::key::Key::lineage), so that rotation
+/// neither resets nor doubles its usage.
 pub trait Limiter: Send + Sync + 'static {
-    /// Attaches limits to a subject.
+    /// Attaches the limits of one or more different subjects, which are then decided together.
     ///
-    /// Usage belongs to the subject and is kept by limit name: handles with limits of the same name share it,
+    /// Usage belongs to a subject and is kept by limit name: handles with limits of the same subject and name share it,
     /// counted in requests if their rates differ. The limits belong to the handle: attaching does not affect other
     /// handles.
     ///
@@ -34,16 +34,15 @@ pub trait Limiter: Send + Sync + 'static {
     /// subject.
     fn attach(
         &self,
-        subject: KeyId,
-        limits: &[RateLimit],
+        subjects: &[SubjectLimits<'_>],
         now: Now,
     ) -> Result<Arc<dyn LimitHandle>, LimitError>;
 }
 
-/// The attached limits of a subject. Only [`acquire`](Self::acquire) is required.
+/// The attached limits of a request's subjects. Only [`acquire`](Self::acquire) is required.
 pub trait LimitHandle: Send + Sync + fmt::Debug {
-    /// Consumes `cost` from every limit, and from limits of the same names in other handles; or from none if one
-    /// of the limits of this handle is exceeded. A cost of zero consumes nothing and is always allowed.
+    /// Consumes `cost` from every limit, and from limits of the same subjects and names in other handles; or from none
+    /// if one of the limits of this handle is exceeded. A cost of zero consumes nothing and is always allowed.
     fn acquire(&self, cost: u32, now: Now) -> LimitResponse;
 
     /// Replaces the cost of an admitted request: `charged`, which was consumed at `charged_at`, is returned, and `cost`
@@ -68,11 +67,10 @@ macro_rules! forward_to_pointee {
         impl<L: Limiter + ?Sized> Limiter for $pointer<L> {
             fn attach(
                 &self,
-                subject: KeyId,
-                limits: &[RateLimit],
+                subjects: &[SubjectLimits<'_>],
                 now: Now,
             ) -> Result<Arc<dyn LimitHandle>, LimitError> {
-                (**self).attach(subject, limits, now)
+                (**self).attach(subjects, now)
             }
         }
     )*};
@@ -132,18 +130,21 @@ pub struct LimitStatus {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(from = "Wire", into = "Wire")]
 pub struct Decision {
-    statuses: [LimitStatus; RateLimit::MAX_PER_KEY],
+    statuses: [LimitStatus; Self::MAX_STATUSES],
     len: u8,
     /// A bit for each exceeded limit.
-    violated: u8,
+    violated: u16,
     /// The exceeded limit with the longest wait.
     longest: u8,
     wait: Option<Duration>,
 }
 
 impl Decision {
+    /// The maximum number of limits of a request: those of a key and of its owner.
+    pub const MAX_STATUSES: usize = RateLimit::MAX_PER_KEY + RateLimit::MAX_PER_OWNER;
+
     /// A decision that allows the request, with the status of each limit after it, in the order in which the limits
-    /// were attached. Statuses beyond [`RateLimit::MAX_PER_KEY`] are ignored.
+    /// were attached. Statuses beyond [`MAX_STATUSES`](Self::MAX_STATUSES) are ignored.
     ///
     /// ```
     /// use std::time::Duration;
@@ -160,7 +161,7 @@ impl Decision {
     /// ```
     pub fn new(statuses: impl IntoIterator<Item = LimitStatus>) -> Self {
         let mut decision = Self::default();
-        for status in statuses.into_iter().take(RateLimit::MAX_PER_KEY) {
+        for status in statuses.into_iter().take(Self::MAX_STATUSES) {
             decision.push(status);
         }
         decision
@@ -169,7 +170,7 @@ impl Decision {
     /// A decision that allows the request by a single limit.
     #[inline]
     pub(crate) fn single(status: LimitStatus) -> Self {
-        let mut statuses = [LimitStatus::default(); RateLimit::MAX_PER_KEY];
+        let mut statuses = [LimitStatus::default(); Self::MAX_STATUSES];
         statuses[0] = status;
         Self {
             statuses,
@@ -231,7 +232,7 @@ impl Decision {
 
     /// Whether the limit at this index is exceeded.
     pub fn is_exceeded(&self, index: usize) -> bool {
-        index < RateLimit::MAX_PER_KEY && self.violated & (1 << index) != 0
+        index < Self::MAX_STATUSES && self.violated & (1 << index) != 0
     }
 
     /// The time after which the request would be allowed if nothing else is consumed. `None` if it is allowed or
@@ -256,7 +257,7 @@ pub(crate) fn whole_secs(wait: Duration) -> u64 {
 #[derive(Serialize, Deserialize)]
 struct Wire {
     statuses: Vec<LimitStatus>,
-    violated: u8,
+    violated: u16,
     #[serde(default)]
     longest: u8,
     wait: Option<Duration>,
@@ -277,13 +278,13 @@ impl From<Wire> for Decision {
     fn from(wire: Wire) -> Self {
         let mut decision = Self::new(wire.statuses);
         // Only states that `deny` can produce; it sets the first bit if there are no limits.
-        decision.violated = wire.violated & (u8::MAX >> (8 - decision.len.max(1)));
+        decision.violated = wire.violated & (u16::MAX >> (16 - decision.len.max(1)));
         decision.wait = wire.wait.filter(|_| !decision.is_allowed());
         let longest = usize::from(wire.longest);
         decision.longest = if decision.is_exceeded(longest) {
             wire.longest
         } else {
-            decision.violated.trailing_zeros() as u8 & 7
+            decision.violated.trailing_zeros() as u8 & 15
         };
         decision
     }
@@ -368,12 +369,12 @@ mod tests {
         let many =
             serde_json::json!({ "statuses": vec![LimitStatus::default(); 99], "violated": 0 });
         let many: Decision = serde_json::from_value(many).unwrap();
-        assert_eq!(many.statuses().len(), RateLimit::MAX_PER_KEY);
+        assert_eq!(many.statuses().len(), Decision::MAX_STATUSES);
     }
 
     #[test]
     fn violations_of_missing_limits_are_ignored() {
-        let read = |len, violated: u8| {
+        let read = |len, violated: u16| {
             let statuses = vec![LimitStatus::default(); len];
             let wait = Some(Duration::from_secs(1));
             let json = serde_json::json!({
@@ -381,12 +382,12 @@ mod tests {
             });
             serde_json::from_value::<Decision>(json).unwrap()
         };
-        let two = read(2, 0b1111_1110);
+        let two = read(2, 0b1111_1111_1110);
         assert!(!two.is_allowed() && !two.is_exceeded(0) && two.is_exceeded(1));
-        assert!((2..RateLimit::MAX_PER_KEY).all(|index| !two.is_exceeded(index)));
-        let all = read(99, u8::MAX);
-        assert!((0..RateLimit::MAX_PER_KEY).all(|index| all.is_exceeded(index)));
-        assert!(!all.is_exceeded(RateLimit::MAX_PER_KEY));
+        assert!((2..Decision::MAX_STATUSES).all(|index| !two.is_exceeded(index)));
+        let all = read(99, u16::MAX);
+        assert!((0..Decision::MAX_STATUSES).all(|index| all.is_exceeded(index)));
+        assert!(!all.is_exceeded(Decision::MAX_STATUSES));
         for allowed in [read(2, 0b0000_0100), read(2, 0), read(0, 0b0000_0010)] {
             assert!(allowed.is_allowed());
             assert_eq!((allowed.wait(), allowed.retry_after_secs()), (None, None));

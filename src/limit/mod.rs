@@ -8,6 +8,7 @@ mod rate_limit;
 #[cfg(feature = "redis")]
 mod redis;
 mod sketch;
+mod subject;
 
 pub(crate) use attached::{AttachedLimits, LimitHeaders};
 pub(crate) use limiter::whole_secs;
@@ -19,3 +20,4 @@ pub use rate_limit::{InvalidLimit, RateLimit};
 #[cfg(feature = "redis")]
 pub use redis::{RedisConfig, RedisFallback, RedisLimiter};
 pub(crate) use sketch::{Charge, RateSketch};
+pub use subject::{Subject, SubjectLimits};

@@ -47,11 +47,15 @@ pub enum InvalidLimit {
     /// The name is not 1 to 32 characters of `a-z`, `0-9`, `_` and `-`.
     #[error("the name of a rate limit must be 1 to 32 characters of a-z, 0-9, `_` and `-`")]
     Name,
-    /// Two limits of a key have the same name.
-    #[error("the rate limits of a key must have different names")]
+    /// Two limits of a key or owner have the same name.
+    #[error("the rate limits of a key or owner must have different names")]
     Duplicate,
-    /// The key has more than [`RateLimit::MAX_PER_KEY`] limits.
-    #[error("a key can have at most {} rate limits", RateLimit::MAX_PER_KEY)]
+    /// A key has more than [`RateLimit::MAX_PER_KEY`] limits, or an owner more than [`RateLimit::MAX_PER_OWNER`].
+    #[error(
+        "a key can have at most {} rate limits, and an owner {}",
+        RateLimit::MAX_PER_KEY,
+        RateLimit::MAX_PER_OWNER
+    )]
     TooMany,
 }
 
@@ -60,6 +64,8 @@ const SECOND: u64 = 1_000_000_000;
 impl RateLimit {
     /// The maximum number of limits per key.
     pub const MAX_PER_KEY: usize = 8;
+    /// The maximum number of limits per owner.
+    pub const MAX_PER_OWNER: usize = 4;
     /// The maximum [window](Self::window): 366 days.
     pub const MAX_WINDOW: Duration = Duration::from_secs(366 * 24 * 3_600);
 
@@ -150,7 +156,11 @@ impl RateLimit {
     ///
     /// The first violation found: an invalid limit, too many limits, or a duplicate name.
     pub fn validate_all(limits: &[Self]) -> Result<(), InvalidLimit> {
-        if limits.len() > Self::MAX_PER_KEY {
+        Self::validate_up_to(Self::MAX_PER_KEY, limits)
+    }
+
+    pub(super) fn validate_up_to(max: usize, limits: &[Self]) -> Result<(), InvalidLimit> {
+        if limits.len() > max {
             return Err(InvalidLimit::TooMany);
         }
         for (index, limit) in limits.iter().enumerate() {
@@ -162,7 +172,6 @@ impl RateLimit {
         Ok(())
     }
 
-    /// The name. Limits of one name share their usage.
     /// A share of the limit, of at least one request.
     #[cfg(feature = "redis")]
     pub(super) fn share(&self, share: f64) -> Self {

@@ -5,26 +5,26 @@ mod handle;
 mod script;
 
 use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use redis::io::tcp::TcpSettings;
 use redis::{Client, IntoConnectionInfo};
+use smallvec::SmallVec;
 
 use self::client::Shared;
 pub use self::handle::RedisFallback;
-use self::handle::{Account, Limit, RedisHandle};
+use self::handle::{Limit, RedisHandle, RedisLimits};
 use super::limiter::{LimitError, LimitHandle, Limiter};
-use super::local::LocalLimiter;
+use super::local::{LocalHandle, LocalLimiter};
 use super::rate::Rate;
-use super::rate_limit::RateLimit;
+use super::subject::SubjectLimits;
 use crate::clock::Now;
-use crate::id::KeyId;
 use crate::invalid_config::InvalidConfig;
 
 /// A [`Limiter`] with its state in Redis or Valkey, so that limits hold across all processes that use it.
 ///
-/// A request takes one round trip, in which all limits of its key are checked, and charged together or not at all.
+/// A request takes one round trip, in which all limits of its key and owner are checked, and charged together or not at all.
 /// Concurrent requests share a call. The arithmetic is that of [`LocalLimiter`], with the clock of the server.
 /// Each process remembers the latest usage of a key for a second, and rejects what exceeds it without asking Redis, so
 /// that a client that sends too many requests costs little.
@@ -59,7 +59,7 @@ pub struct RedisLimiter {
     config: RedisConfig,
     shared: Arc<Shared>,
     local: LocalLimiter,
-    accounts: Arc<Mutex<Vec<Weak<Account>>>>,
+    attached: Arc<Mutex<Vec<Weak<RedisLimits>>>>,
 }
 
 /// Configures a [`RedisLimiter`].
@@ -94,7 +94,8 @@ impl RedisConfig {
         })
     }
 
-    /// The prefix of the names of Redis keys, `keytally` by default: `keytally:limits:{3fK9aB0000zzZZ19}`.
+    /// The prefix of the names of Redis keys, `keytally` by default: `keytally:limits:{3fK9aB0000zzZZ19}`,
+    /// `keytally:limits:{owner:customer-17}`.
     pub fn prefix(mut self, prefix: impl Into<Arc<str>>) -> Self {
         self.prefix = prefix.into();
         self
@@ -151,13 +152,13 @@ impl RedisLimiter {
     /// Outside of a tokio runtime.
     pub fn new(config: RedisConfig) -> Self {
         let shared = client::start(config.client.clone(), config.timeout);
-        let accounts = Arc::new(Mutex::new(Vec::new()));
-        tokio::spawn(report(Arc::downgrade(&shared), accounts.clone()));
+        let attached = Arc::new(Mutex::new(Vec::new()));
+        tokio::spawn(report(Arc::downgrade(&shared), attached.clone()));
         Self {
             config,
             shared,
             local: LocalLimiter::new(),
-            accounts,
+            attached,
         }
     }
 
@@ -177,52 +178,70 @@ impl RedisLimiter {
 impl Limiter for RedisLimiter {
     fn attach(
         &self,
-        subject: KeyId,
-        limits: &[RateLimit],
+        subjects: &[SubjectLimits<'_>],
         now: Now,
     ) -> Result<Arc<dyn LimitHandle>, LimitError> {
-        RateLimit::validate_all(limits)?;
-        let share = match self.config.fallback {
-            RedisFallback::Local { share } => share,
-            RedisFallback::Reject | RedisFallback::Admit => 1.0,
-        };
-        let shares: Vec<_> = limits.iter().map(|limit| limit.share(share)).collect();
-        let local = self.local.attach_account(subject, &shares, now)?;
-        let limits = limits.iter().map(|limit| {
-            Ok(Limit {
-                name: limit.shared_name().clone(),
-                rate: Rate::of(limit)?,
-                arrival: AtomicU64::new(0),
-            })
-        });
-        let account = Arc::new(Account {
-            shared: self.shared.clone(),
+        SubjectLimits::validate_all(subjects)?;
+        let mut limits = SmallVec::new();
+        for one in subjects {
             // In a cluster, the braces keep the limits of a subject in one slot.
-            key: format!("{}:limits:{{{subject}}}", self.config.prefix).into(),
-            limits: limits.collect::<Result<_, LimitError>>()?,
+            let key: Arc<str> = format!("{}:limits:{{{}}}", self.config.prefix, one.subject).into();
+            for limit in one.limits {
+                limits.push(Limit {
+                    key: key.clone(),
+                    name: limit.shared_name().clone(),
+                    rate: Rate::of(limit)?,
+                    arrival: AtomicU64::new(0),
+                });
+            }
+        }
+        let attached = Arc::new(RedisLimits {
+            shared: self.shared.clone(),
+            limits,
             fallback: self.config.fallback,
-            local,
+            local: self.attach_shares(subjects, now)?,
             owed: AtomicU64::new(0),
             outage: AtomicU64::new(0),
             latest: Mutex::new(None),
             decided_at: AtomicU64::new(0),
             own_time: self.config.own_time,
         });
-        let mut accounts = self
-            .accounts
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
-        if accounts.len() == accounts.capacity() {
+        let mut all = self.attached.lock().unwrap_or_else(PoisonError::into_inner);
+        if all.len() == all.capacity() {
             // Amortized, since the capacity doubles if few were dropped.
-            accounts.retain(|account| account.strong_count() > 0);
+            all.retain(|attached| attached.strong_count() > 0);
         }
-        accounts.push(Arc::downgrade(&account));
-        Ok(Arc::new(RedisHandle(account)))
+        all.push(Arc::downgrade(&attached));
+        Ok(Arc::new(RedisHandle(attached)))
+    }
+}
+
+impl RedisLimiter {
+    /// Attaches the share of the limits that this process applies while Redis is unavailable.
+    fn attach_shares(
+        &self,
+        subjects: &[SubjectLimits<'_>],
+        now: Now,
+    ) -> Result<LocalHandle, LimitError> {
+        let share = match self.config.fallback {
+            RedisFallback::Local { share } => share,
+            RedisFallback::Reject | RedisFallback::Admit => 1.0,
+        };
+        let shares = subjects.iter().map(|one| {
+            let shares = one.limits.iter().map(|limit| limit.share(share));
+            (one.subject, shares.collect::<Vec<_>>())
+        });
+        let shares: Vec<_> = shares.collect();
+        let shares = shares.iter();
+        let subjects: Vec<_> = shares
+            .map(|(subject, limits)| SubjectLimits::new(*subject, limits))
+            .collect();
+        self.local.attach_all(&subjects, now)
     }
 }
 
 /// Charges what was admitted without Redis, each time that it is available again.
-async fn report(shared: Weak<Shared>, accounts: Arc<Mutex<Vec<Weak<Account>>>>) {
+async fn report(shared: Weak<Shared>, attached: Arc<Mutex<Vec<Weak<RedisLimits>>>>) {
     loop {
         let Some(alive) = shared.upgrade() else {
             return;
@@ -235,13 +254,11 @@ async fn report(shared: Weak<Shared>, accounts: Arc<Mutex<Vec<Weak<Account>>>>) 
         }
         drop(alive);
         let all: Vec<_> = {
-            let accounts = accounts
-                .lock()
-                .unwrap_or_else(std::sync::PoisonError::into_inner);
-            accounts.iter().filter_map(Weak::upgrade).collect()
+            let attached = attached.lock().unwrap_or_else(PoisonError::into_inner);
+            attached.iter().filter_map(Weak::upgrade).collect()
         };
-        for account in all {
-            if !account.report().await {
+        for limits in all {
+            if !limits.report().await {
                 // Redis is unavailable again.
                 break;
             }

@@ -8,7 +8,9 @@ use http::{Request, Response};
 use http_body_util::Full;
 use keytally::key::{Actor, Rotation, StoreError};
 use keytally::key::{Issuer, Key, KeyAdmin, KeyChange, KeyQuery, KeyRecord, KeyStore, NewKey};
-use keytally::limit::{Decision, LimitError, LimitHandle, LimitResponse, Limiter, RateLimit};
+use keytally::limit::{
+    Decision, LimitError, LimitHandle, LimitResponse, Limiter, RateLimit, SubjectLimits,
+};
 use keytally::usage::{Batch, Recorder, SinkError, UsageSink};
 use keytally::{ApiKeyLayer, KeyId, Now, Page};
 use tower::{Layer, ServiceExt};
@@ -60,12 +62,7 @@ impl UsageSink for Minimal {
 }
 
 impl Limiter for Minimal {
-    fn attach(
-        &self,
-        _: KeyId,
-        _: &[RateLimit],
-        _: Now,
-    ) -> Result<Arc<dyn LimitHandle>, LimitError> {
+    fn attach(&self, _: &[SubjectLimits<'_>], _: Now) -> Result<Arc<dyn LimitHandle>, LimitError> {
         Ok(Arc::new(AlwaysAllow))
     }
 }

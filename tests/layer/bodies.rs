@@ -17,9 +17,9 @@ use bytes::Bytes;
 use http::{Method, StatusCode};
 use http_body::Body as _;
 use http_body_util::BodyExt;
-use keytally::limit::{LimitError, LimitHandle, Limiter, RateLimit};
+use keytally::limit::{LimitError, LimitHandle, Limiter, RateLimit, SubjectLimits};
 use keytally::usage::{Cause, Outcome, Status, UNMATCHED};
-use keytally::{ApiKeyLayer, KeyId, Now};
+use keytally::{ApiKeyLayer, Now};
 use support::{Answer, Service};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_stream::{Stream, StreamExt};
@@ -424,12 +424,7 @@ async fn response_with(
 struct HangingLimiter;
 
 impl Limiter for HangingLimiter {
-    fn attach(
-        &self,
-        _: KeyId,
-        _: &[RateLimit],
-        _: Now,
-    ) -> Result<Arc<dyn LimitHandle>, LimitError> {
+    fn attach(&self, _: &[SubjectLimits<'_>], _: Now) -> Result<Arc<dyn LimitHandle>, LimitError> {
         Ok(Arc::new(HangingHandle))
     }
 }

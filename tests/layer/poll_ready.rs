@@ -70,7 +70,9 @@ mod waiting_holds_nothing {
 
     use async_trait::async_trait;
     use keytally::key::{KeyAdmin, KeyRecord, KeyStore, KeyUpdate, StoreError};
-    use keytally::limit::{Decision, LimitError, LimitHandle, LimitResponse, Limiter, RateLimit};
+    use keytally::limit::{
+        Decision, LimitError, LimitHandle, LimitResponse, Limiter, RateLimit, SubjectLimits,
+    };
     use keytally::usage::{
         Cause, LogFilter, LogQuery, Recorder, RejectionReason, UsageEvent, UsageReader,
     };
@@ -197,8 +199,7 @@ mod waiting_holds_nothing {
     impl Limiter for RemoteLimiter {
         fn attach(
             &self,
-            _: KeyId,
-            _: &[RateLimit],
+            _: &[SubjectLimits<'_>],
             _: Now,
         ) -> Result<Arc<dyn LimitHandle>, LimitError> {
             Ok(Arc::new(self.clone()))

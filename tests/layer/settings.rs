@@ -16,7 +16,9 @@ use keytally::key::{
     Actor, CacheConfig, CachedStore, Issued, Issuer, Key, KeyAdmin, KeyChange, KeyQuery, KeyRecord,
     KeyStore, KeyUpdate, NewKey, Rotation, StoreError,
 };
-use keytally::limit::{LimitError, LimitHandle, LimitResponse, Limiter, LocalLimiter, RateLimit};
+use keytally::limit::{
+    LimitError, LimitHandle, LimitResponse, Limiter, LocalLimiter, RateLimit, SubjectLimits,
+};
 use keytally::usage::{LogQuery, Recorder, Status, UNMATCHED, UsageReader};
 use keytally::{ApiKeyLayer, Clock, KeyId, Now, Page, Rejection, RequireScope, RouteCost};
 use tower::{Layer, Service};
@@ -239,14 +241,13 @@ struct FlakyLimiter {
 impl Limiter for FlakyLimiter {
     fn attach(
         &self,
-        subject: KeyId,
-        limits: &[RateLimit],
+        subjects: &[SubjectLimits<'_>],
         now: Now,
     ) -> Result<Arc<dyn LimitHandle>, LimitError> {
         if !self.called.swap(true, Ordering::Relaxed) {
             return Err(LimitError::Unavailable("simulated outage".into()));
         }
-        self.limiter.attach(subject, limits, now)
+        self.limiter.attach(subjects, now)
     }
 }
 
@@ -290,11 +291,10 @@ struct RemoteHandle(Arc<dyn LimitHandle>);
 impl Limiter for AsyncLimiter {
     fn attach(
         &self,
-        subject: KeyId,
-        limits: &[RateLimit],
+        subjects: &[SubjectLimits<'_>],
         now: Now,
     ) -> Result<Arc<dyn LimitHandle>, LimitError> {
-        Ok(Arc::new(RemoteHandle(self.0.attach(subject, limits, now)?)))
+        Ok(Arc::new(RemoteHandle(self.0.attach(subjects, now)?)))
     }
 }
 
@@ -338,11 +338,10 @@ struct HangingLimiter(LocalLimiter);
 impl Limiter for HangingLimiter {
     fn attach(
         &self,
-        subject: KeyId,
-        limits: &[RateLimit],
+        subjects: &[SubjectLimits<'_>],
         now: Now,
     ) -> Result<Arc<dyn LimitHandle>, LimitError> {
-        let local = self.0.attach(subject, limits, now)?;
+        let local = self.0.attach(subjects, now)?;
         Ok(Arc::new(HangingRecharge(local)))
     }
 }
@@ -554,7 +553,7 @@ async fn a_layer_is_dropped_with_its_last_request() {
 fn concurrent_requests_and_changes_of_limits_are_exact() {
     let (clock, id) = (
         Clock::manual(Timestamp::UNIX_EPOCH),
-        "3fK9aB0000zzZZ19".parse().unwrap(),
+        "3fK9aB0000zzZZ19".parse::<KeyId>().unwrap(),
     );
     for _ in 0..20 {
         let limiter = LocalLimiter::new();
@@ -563,11 +562,15 @@ fn concurrent_requests_and_changes_of_limits_are_exact() {
             LimitResponse::Ready(decision) => u32::from(decision.is_allowed()),
             LimitResponse::Pending(_) => unreachable!("the local limiter responds immediately"),
         };
-        let handle = limiter.attach(id, &limit(1_000), clock.now()).unwrap();
+        let handle = limiter
+            .attach(&[SubjectLimits::new(id, &limit(1_000))], clock.now())
+            .unwrap();
         let allowed: u32 = std::thread::scope(|threads| {
             let spend = || (0..1_000).map(|_| acquire(&*handle)).sum::<u32>();
             let spenders: Vec<_> = (0..3).map(|_| threads.spawn(spend)).collect();
-            let other = limiter.attach(id, &limit(500), clock.now()).unwrap();
+            let limits = limit(500);
+            let other = limiter.attach(&[SubjectLimits::new(id, &limits)], clock.now());
+            let other = other.unwrap();
             let others: u32 = (0..10).map(|_| acquire(&*other)).sum();
             others
                 + spenders

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use keytally::limit::{
     Decision, LimitError, LimitHandle, LimitResponse, Limiter, LocalLimiter, RateLimit,
-    RedisConfig, RedisFallback, RedisLimiter,
+    RedisConfig, RedisFallback, RedisLimiter, Subject, SubjectLimits,
 };
 use keytally::{Clock, KeyId, Now};
 use proptest::prelude::*;
@@ -110,15 +110,22 @@ mod exact_shared_limits {
             ..Default::default()
         });
         let number = std::cell::Cell::new(0);
-        let test = |limits: Vec<RateLimit>, steps: Vec<(u64, Step)>| {
+        let test = |limits: Vec<RateLimit>, of_owner: usize, steps: Vec<(u64, Step)>| {
             number.set(number.get() + 1);
             let id: KeyId = format!("{:016}", number.get()).parse().unwrap();
             // Nanoseconds since 1970 do not fit into a double.
             let clock = Clock::manual("2026-11-01T10:00:00Z".parse().unwrap());
             let local = LocalLimiter::new();
+            // The last limits are those of an owner.
+            let (of_key, of_owner) = limits.split_at(limits.len().saturating_sub(of_owner));
+            let owner = id.to_string();
+            let subjects = [
+                SubjectLimits::new(id, of_key),
+                SubjectLimits::new(Subject::Owner(&owner), of_owner),
+            ];
             let [local, shared]: [Arc<dyn LimitHandle>; 2] = [
-                local.attach(id, &limits, clock.now()).unwrap(),
-                redis.attach(id, &limits, clock.now()).unwrap(),
+                local.attach(&subjects, clock.now()).unwrap(),
+                redis.attach(&subjects, clock.now()).unwrap(),
             ];
             let mut last: Option<(u32, Now)> = None;
             for (micros, step) in steps {
@@ -141,7 +148,10 @@ mod exact_shared_limits {
             }
             Ok(())
         };
-        let result = runner.run(&(limits(), steps()), |(limits, steps)| test(limits, steps));
+        let input = (limits(), 0usize..3, steps());
+        let result = runner.run(&input, |(limits, of_owner, steps)| {
+            test(limits, of_owner, steps)
+        });
         result.unwrap();
         assert!(redis.is_available() && redis.failures() == 0);
     }
@@ -154,7 +164,9 @@ mod exact_shared_limits {
         let mut requests = tokio::task::JoinSet::new();
         for _ in 0..4 {
             let limiter = RedisLimiter::new(config(&server));
-            let handle = limiter.attach(key(), &limits, now).unwrap();
+            let handle = limiter
+                .attach(&[SubjectLimits::new(key(), &limits)], now)
+                .unwrap();
             for _ in 0..5 {
                 let handle = handle.clone();
                 requests.spawn(async move { admitted(&handle, 10).await });
@@ -181,7 +193,10 @@ mod exact_shared_limits {
         let server = Server::start();
         let limiter = RedisLimiter::new(config(&server));
         let handle = limiter
-            .attach(key(), &[RateLimit::per_hour(5)], Clock::system().now())
+            .attach(
+                &[SubjectLimits::new(key(), &[RateLimit::per_hour(5)])],
+                Clock::system().now(),
+            )
             .unwrap();
         let clock = Clock::manual("2026-11-01T10:00:00Z".parse().unwrap());
         assert!(decision(handle.acquire(5, clock.now())).await.is_allowed());
@@ -205,7 +220,7 @@ mod outages {
 
     fn handle(limiter: &RedisLimiter, limits: &[RateLimit]) -> Arc<dyn LimitHandle> {
         limiter
-            .attach(key(), limits, Clock::system().now())
+            .attach(&[SubjectLimits::new(key(), limits)], Clock::system().now())
             .unwrap()
     }
 

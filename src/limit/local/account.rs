@@ -1,4 +1,4 @@
-//! The usage of one key, and the handles that share it.
+//! The usage of one subject, and the handles that share it.
 //!
 //! Each different limit has a slot of its own, so that handles do not affect each other's limits. Consumption
 //! under one limit counts for all limits of the same name, so that usage is not lost when the limits of a key
@@ -21,8 +21,8 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The usage of one key. The lock makes a request consume from all limits or from none. It is not needed while there is
-/// one slot.
+/// The usage of one subject. The lock makes a request consume from all limits or from none. It is not needed while there
+/// is one slot that no handle charges together with other accounts.
 #[derive(Debug, Default)]
 pub(super) struct Account(Mutex<Slots>);
 
@@ -38,14 +38,14 @@ impl Account {
         self: Arc<Self>,
         limits: &[RateLimit],
         now: Now,
-    ) -> Result<AccountHandle, LimitError> {
+    ) -> Result<AccountLimits, LimitError> {
         let mut all = lock(&self.0);
         let slots = limits
             .iter()
             .map(|limit| find_or_insert(&mut all, limit, now.elapsed_nanos()))
             .collect::<Result<_, _>>()?;
         drop(all);
-        Ok(AccountHandle {
+        Ok(AccountLimits {
             account: self,
             slots,
         })
@@ -106,50 +106,52 @@ fn replaceable(slots: &Slots, new: &str, now: u64) -> Option<usize> {
         .map(|(index, _)| index)
 }
 
-/// The limits of one handle.
+/// The limits of an account that a handle charges.
 #[derive(Debug)]
-pub(in crate::limit) struct AccountHandle {
+pub(super) struct AccountLimits {
     account: Arc<Account>,
     slots: Slots,
 }
 
-impl LimitHandle for AccountHandle {
+/// The limits of one handle, of one or more accounts.
+#[derive(Debug)]
+pub(in crate::limit) struct LocalHandle(SmallVec<[AccountLimits; 1]>);
+
+impl LimitHandle for LocalHandle {
     fn acquire(&self, cost: u32, now: Now) -> LimitResponse {
         let now = now.elapsed_nanos();
         let Some(cost) = NonZeroU32::new(cost) else {
-            let slots = lock(&self.account.0);
-            let decision = Decision::new(self.slots.iter().map(|slot| slot.status(now)));
-            drop(slots);
-            return LimitResponse::Ready(decision);
+            let _locked = self.lock();
+            return LimitResponse::Ready(Decision::new(self.statuses(now)));
         };
-        if let [slot] = &self.slots[..]
+        if let Some(slot) = self.only_slot()
             && let Some(result) = slot.try_consume(cost, now)
         {
             return LimitResponse::Ready(decision_of(result));
         }
-        let all = lock(&self.account.0);
-        LimitResponse::Ready(self.consume_all(&all, cost, Some(cost), now))
+        let locked = self.lock();
+        LimitResponse::Ready(self.consume_all(&locked, cost, Some(cost), now))
     }
 
     fn recharge(&self, charged: u32, charged_at: Now, cost: u32, now: Now) -> LimitResponse {
         let (since, at) = (charged_at.elapsed_nanos(), now.elapsed_nanos());
         let elapsed = at.saturating_sub(since);
-        if let [slot] = &self.slots[..]
+        if let Some(slot) = self.only_slot()
             && let Some(result) = slot.try_recharge(slot.unrestored(charged, elapsed), cost, at)
         {
             return LimitResponse::Ready(decision_of(result));
         }
-        let all = lock(&self.account.0);
-        for slot in &self.slots {
+        let locked = self.lock();
+        for slot in self.slots() {
             slot.give_back(slot.unrestored(charged, elapsed), at);
         }
         LimitResponse::Ready(match NonZeroU32::new(cost) {
             // Other limits of the same names, which may not have had room for `charged`, keep it.
             Some(all_of_it) => {
                 let others = NonZeroU32::new(cost.saturating_sub(charged));
-                self.consume_all(&all, all_of_it, others, at)
+                self.consume_all(&locked, all_of_it, others, at)
             }
-            None => Decision::new(self.slots.iter().map(|slot| slot.status(at))),
+            None => Decision::new(self.statuses(at)),
         })
     }
 }
@@ -167,26 +169,69 @@ pub(in crate::limit) fn decision_of(result: Result<LimitStatus, Exceeded>) -> De
     }
 }
 
-impl AccountHandle {
+/// The slots of each account of a handle, locked. In the order in which they were locked.
+type Locked<'a> = SmallVec<[(&'a AccountLimits, MutexGuard<'a, Slots>); 2]>;
+
+impl LocalHandle {
+    pub(super) fn of(accounts: SmallVec<[AccountLimits; 1]>) -> Self {
+        let handle = Self(accounts);
+        if handle.0.len() > 1 {
+            // Accounts are charged together under their locks.
+            let _locked = handle.lock();
+            handle.slots().for_each(|slot| slot.lock());
+        }
+        handle
+    }
+
     /// Raises the usage of each limit to at least this, in nanoseconds until it is restored.
     #[cfg(feature = "redis")]
     pub(in crate::limit) fn raise(&self, usages: impl Iterator<Item = u64>, now: Now) {
-        let _all = lock(&self.account.0);
-        for (slot, usage) in self.slots.iter().zip(usages) {
+        let _locked = self.lock();
+        for (slot, usage) in self.slots().zip(usages) {
             slot.raise(usage, now.elapsed_nanos());
         }
+    }
+
+    /// The limits, in the order in which they were attached.
+    fn slots(&self) -> impl Iterator<Item = &Arc<Slot>> {
+        self.0.iter().flat_map(|account| &account.slots)
+    }
+
+    #[inline]
+    fn only_slot(&self) -> Option<&Arc<Slot>> {
+        match &self.0[..] {
+            [account] => match &account.slots[..] {
+                [slot] => Some(slot),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+
+    /// Locks all accounts, in the same order as every other handle.
+    fn lock(&self) -> Locked<'_> {
+        let mut accounts: SmallVec<[&AccountLimits; 2]> = self.0.iter().collect();
+        accounts.sort_unstable_by_key(|limits| Arc::as_ptr(&limits.account));
+        let locked = accounts.into_iter();
+        locked
+            .map(|limits| (limits, lock(&limits.account.0)))
+            .collect()
+    }
+
+    fn statuses(&self, now: u64) -> impl Iterator<Item = LimitStatus> {
+        self.slots().map(move |slot| slot.status(now))
     }
 
     /// Consumes from all limits of the handle, and a cost of their own from others of the same names, or from none.
     fn consume_all(
         &self,
-        all: &Slots,
+        locked: &Locked<'_>,
         cost: NonZeroU32,
         others: Option<NonZeroU32>,
         now: u64,
     ) -> Decision {
         let mut decision = Decision::default();
-        for slot in &self.slots {
+        for slot in self.slots() {
             match slot.check(cost, now) {
                 Ok(()) => {
                     decision.push(slot.status(now));
@@ -200,14 +245,18 @@ impl AccountHandle {
         if !decision.is_allowed() {
             return decision;
         }
-        if all.len() > self.slots.len()
-            && let Some(cost) = others
-        {
-            self.charge_others(all, cost, now);
+        if let Some(cost) = others {
+            for (limits, all) in locked {
+                if all.len() > limits.slots.len() {
+                    limits.charge_others(all, cost, now);
+                }
+            }
         }
-        Decision::new(self.slots.iter().map(|slot| slot.consume(cost, now)))
+        Decision::new(self.slots().map(|slot| slot.consume(cost, now)))
     }
+}
 
+impl AccountLimits {
     /// Consumes from the slots of other limits with the same names.
     #[cold]
     fn charge_others(&self, all: &Slots, cost: NonZeroU32, now: u64) {

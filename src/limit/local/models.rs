@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::clock::Clock;
-use crate::limit::{Decision, LimitResponse};
+use crate::limit::{Decision, LimitResponse, Subject, SubjectLimits};
 use crate::sync::model::{check, check_all, thread};
 
 /// A limiter that sweeps on every attach of a new key, because all keys are in the same shard.
@@ -16,7 +16,8 @@ impl Setup {
     fn new() -> Arc<Self> {
         let limiter = LocalLimiter::with_capacity(1);
         let ids = (0..).map(KeyId::from_number);
-        let ids = ids.filter(|id| std::ptr::eq(limiter.shard(*id), &raw const limiter.shards[0]));
+        let ids = ids
+            .filter(|id| std::ptr::eq(limiter.shard((*id).into()), &raw const limiter.shards[0]));
         let ids = ids.take(4).collect();
         let clock = Clock::manual(jiff::Timestamp::UNIX_EPOCH);
         Arc::new(Self {
@@ -27,7 +28,8 @@ impl Setup {
     }
 
     fn attach(&self, key: usize, limits: &[RateLimit]) -> Result<Arc<dyn LimitHandle>, LimitError> {
-        self.limiter.attach(self.ids[key], limits, self.clock.now())
+        let subjects = [SubjectLimits::new(self.ids[key], limits)];
+        self.limiter.attach(&subjects, self.clock.now())
     }
 
     fn acquire(&self, handle: &dyn LimitHandle, cost: u32) -> Decision {
@@ -107,6 +109,39 @@ mod rejections_spend_nothing {
             let total = setup.admitted(0, &limits, 1) + other.join().unwrap();
             assert_eq!(total, 1);
             assert_eq!(setup.remaining(0, &limits), [4, 0]);
+        });
+    }
+
+    #[test]
+    fn keys_of_an_owner_share_its_limits() {
+        // Not exhaustive, since the shards of the subjects are random.
+        check(|| {
+            let clock = Clock::manual(jiff::Timestamp::UNIX_EPOCH);
+            let limiter = Arc::new(LocalLimiter::new());
+            let decide = |key: u8, cost: u32| {
+                let (limiter, clock) = (limiter.clone(), clock.clone());
+                move || {
+                    let (of_key, of_owner) = ([RateLimit::per_hour(2)], [RateLimit::per_hour(1)]);
+                    let mut subjects = [
+                        SubjectLimits::new(KeyId::from_number(key.into()), &of_key),
+                        SubjectLimits::new(Subject::Owner("customer-17"), &of_owner),
+                    ];
+                    // In any order.
+                    subjects.rotate_left(key.into());
+                    let handle = limiter.attach(&subjects, clock.now()).unwrap();
+                    match handle.acquire(cost, clock.now()) {
+                        LimitResponse::Ready(decision) => decision,
+                        LimitResponse::Pending(_) => unreachable!(),
+                    }
+                }
+            };
+            let other = thread(decide(1, 1));
+            let admitted = [decide(0, 1)(), other.join().unwrap()].map(|it| it.is_allowed());
+            assert_eq!(admitted.iter().filter(|&&it| it).count(), 1);
+            for (key, admitted) in [0, 1].into_iter().zip(admitted) {
+                let of_key = decide(key, 0)().statuses()[usize::from(key)];
+                assert_eq!(of_key.remaining, 2 - u32::from(admitted));
+            }
         });
     }
 

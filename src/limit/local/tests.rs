@@ -39,7 +39,7 @@ fn burst_is_admitted_and_then_restored_at_the_rate() {
     let clock = clock();
     let limits = [RateLimit::per_minute(60).with_burst(3)];
     let key = LocalLimiter::new()
-        .attach(id(1), &limits, clock.now())
+        .attach(&[SubjectLimits::new(id(1), &limits)], clock.now())
         .unwrap();
     for remaining in [2, 1, 0] {
         let decision = acquire(&key, 1, &clock);
@@ -72,7 +72,7 @@ mod rejections_spend_nothing {
             RateLimit::per_minute(60).with_burst(1).with_name("narrow"),
         ];
         let key = LocalLimiter::new()
-            .attach(id(1), &limits, clock.now())
+            .attach(&[SubjectLimits::new(id(1), &limits)], clock.now())
             .unwrap();
         assert!(acquire(&key, 1, &clock).is_allowed());
         for _ in 0..10 {
@@ -90,7 +90,9 @@ mod rejections_spend_nothing {
         let limiter = LocalLimiter::new();
         let attach = |per_hour: u32| {
             let limits = [RateLimit::per_hour(per_hour).with_name("rate")];
-            limiter.attach(id(1), &limits, clock.now()).unwrap()
+            limiter
+                .attach(&[SubjectLimits::new(id(1), &limits)], clock.now())
+                .unwrap()
         };
         let remaining = |handle: &_| acquire(handle, 0, &clock).statuses()[0].remaining;
         assert!(acquire(&attach(1_000), 900, &clock).is_allowed());
@@ -120,17 +122,25 @@ mod rejections_spend_nothing {
         let clock = clock();
         let limiter = LocalLimiter::with_capacity(SHARDS * FIRST_SWEEP);
         let limits = [RateLimit::per_hour(1)];
-        let spent = limiter.attach(id(0), &limits, clock.now()).unwrap();
+        let spent = limiter
+            .attach(&[SubjectLimits::new(id(0), &limits)], clock.now())
+            .unwrap();
         assert!(acquire(&spent, 1, &clock).is_allowed());
         drop(spent);
-        let unspent = limiter.attach(id(1), &limits, clock.now()).unwrap();
+        let unspent = limiter
+            .attach(&[SubjectLimits::new(id(1), &limits)], clock.now())
+            .unwrap();
         for n in 2..100_000 {
-            limiter.attach(id(n), &limits, clock.now()).unwrap();
+            limiter
+                .attach(&[SubjectLimits::new(id(n), &limits)], clock.now())
+                .unwrap();
         }
         assert!(limiter.tracked_keys() <= SHARDS * FIRST_SWEEP);
         assert!(acquire(&unspent, 1, &clock).is_allowed());
         for n in [0, 1] {
-            let again = limiter.attach(id(n), &limits, clock.now()).unwrap();
+            let again = limiter
+                .attach(&[SubjectLimits::new(id(n), &limits)], clock.now())
+                .unwrap();
             assert!(!acquire(&again, 1, &clock).is_allowed());
         }
     }
@@ -141,7 +151,7 @@ fn peek_consumes_nothing() {
     let clock = clock();
     let limits = [RateLimit::per_second(1)];
     let key = LocalLimiter::new()
-        .attach(id(1), &limits, clock.now())
+        .attach(&[SubjectLimits::new(id(1), &limits)], clock.now())
         .unwrap();
     for _ in 0..5 {
         let LimitResponse::Ready(decision) = key.peek(clock.now()) else {
@@ -163,7 +173,7 @@ fn cost_beyond_the_burst_is_never_allowed() {
     let clock = clock();
     let limits = [RateLimit::per_second(5)];
     let key = LocalLimiter::new()
-        .attach(id(1), &limits, clock.now())
+        .attach(&[SubjectLimits::new(id(1), &limits)], clock.now())
         .unwrap();
     let rejected = acquire(&key, 6, &clock);
     assert!(!rejected.is_allowed());
@@ -177,15 +187,21 @@ fn changed_limits_keep_usage() {
     let limiter = LocalLimiter::new();
     let narrow = [RateLimit::per_minute(10).with_name("rate")];
     let wide = [RateLimit::per_minute(100).with_name("rate")];
-    let handle = limiter.attach(id(1), &narrow, clock.now()).unwrap();
+    let handle = limiter
+        .attach(&[SubjectLimits::new(id(1), &narrow)], clock.now())
+        .unwrap();
     assert!(acquire(&handle, 10, &clock).is_allowed());
-    let key = limiter.attach(id(1), &wide, clock.now()).unwrap();
+    let key = limiter
+        .attach(&[SubjectLimits::new(id(1), &wide)], clock.now())
+        .unwrap();
     assert_eq!(acquire(&key, 0, &clock).statuses()[0].remaining, 90);
     // The old handle applies the old limits.
     assert!(!acquire(&handle, 1, &clock).is_allowed());
     assert!(acquire(&key, 90, &clock).is_allowed());
     assert!(!acquire(&key, 1, &clock).is_allowed());
-    let back = limiter.attach(id(1), &narrow, clock.now()).unwrap();
+    let back = limiter
+        .attach(&[SubjectLimits::new(id(1), &narrow)], clock.now())
+        .unwrap();
     let rejected = acquire(&back, 1, &clock);
     assert_eq!(rejected.wait(), Some(Duration::from_secs(6)));
 }
@@ -194,7 +210,11 @@ fn changed_limits_keep_usage() {
 fn temporarily_narrower_limit_keeps_usage() {
     let clock = clock();
     let limiter = LocalLimiter::new();
-    let attach = |limit: RateLimit| limiter.attach(id(1), &[limit], clock.now()).unwrap();
+    let attach = |limit: RateLimit| {
+        limiter
+            .attach(&[SubjectLimits::new(id(1), &[limit])], clock.now())
+            .unwrap()
+    };
     let wide = attach(RateLimit::per_hour(100));
     assert!(acquire(&wide, 80, &clock).is_allowed());
     drop(wide);
@@ -211,12 +231,17 @@ fn attaching_does_not_affect_other_handles() {
     let clock = clock();
     let limiter = LocalLimiter::new();
     let hourly = [RateLimit::per_hour(3)];
-    let outer = limiter.attach(id(1), &hourly, clock.now()).unwrap();
+    let outer = limiter
+        .attach(&[SubjectLimits::new(id(1), &hourly)], clock.now())
+        .unwrap();
     for left in [2, 1, 0] {
         let decision = acquire(&outer, 1, &clock);
         assert_eq!(decision.statuses()[0].remaining, left);
         let inner = limiter
-            .attach(id(1), &[RateLimit::per_second(5)], clock.now())
+            .attach(
+                &[SubjectLimits::new(id(1), &[RateLimit::per_second(5)])],
+                clock.now(),
+            )
             .unwrap();
         assert_eq!(acquire(&inner, 1, &clock).statuses()[0].remaining, 4);
         clock.advance(Duration::from_secs(1));
@@ -228,7 +253,11 @@ fn attaching_does_not_affect_other_handles() {
 fn limits_of_the_same_name_share_usage() {
     let clock = clock();
     let limiter = LocalLimiter::new();
-    let attach = |limit: RateLimit| limiter.attach(id(1), &[limit], clock.now()).unwrap();
+    let attach = |limit: RateLimit| {
+        limiter
+            .attach(&[SubjectLimits::new(id(1), &[limit])], clock.now())
+            .unwrap()
+    };
     let remaining = |handle: &_| acquire(handle, 0, &clock).statuses()[0].remaining;
     let wide = attach(RateLimit::per_minute(60));
     let narrow = attach(RateLimit::per_minute(6));
@@ -254,7 +283,7 @@ fn number_of_different_limits_per_key_is_bounded() {
     let limiter = LocalLimiter::new();
     let attach = |n: usize| {
         let limits = [RateLimit::per_minute(10).with_name(format!("n{n}"))];
-        limiter.attach(id(1), &limits, clock.now())
+        limiter.attach(&[SubjectLimits::new(id(1), &limits)], clock.now())
     };
     for n in 0..Account::MAX_SLOTS {
         assert!(acquire(&attach(n).unwrap(), 1, &clock).is_allowed());
@@ -278,7 +307,7 @@ fn slot_in_use_or_unique_by_name_is_not_replaced() {
     let limiter = LocalLimiter::new();
     let attach = |name: String, per_hour: u32| {
         let limits = [RateLimit::per_hour(per_hour).with_name(name)];
-        limiter.attach(id(1), &limits, clock.now())
+        limiter.attach(&[SubjectLimits::new(id(1), &limits)], clock.now())
     };
     let unique = Account::MAX_SLOTS - 2;
     for n in 0..unique {
@@ -305,7 +334,7 @@ fn accounts_in_use_do_not_count_towards_capacity() {
     let clock = clock();
     let limiter = LocalLimiter::with_capacity(1);
     let limits = [RateLimit::per_hour(1)];
-    let attach = |n| limiter.attach(id(n), &limits, clock.now());
+    let attach = |n| limiter.attach(&[SubjectLimits::new(id(n), &limits)], clock.now());
     let handles: Vec<_> = (0..1_000).map(attach).collect();
     assert!(handles.iter().all(Result::is_ok));
 }
@@ -320,10 +349,12 @@ fn sweeps_are_amortized() {
         let mut handles = Vec::new();
         let mut sweeps = 0;
         for n in 0..20_000 {
-            let shard = lock(limiter.shard(id(n)));
-            sweeps += usize::from(shard.accounts.len() >= shard.sweep_at);
+            let shard = lock(limiter.shard(id(n).into()));
+            sweeps += usize::from(shard.len() >= shard.sweep_at);
             drop(shard);
-            let key = limiter.attach(id(n), &limits, clock.now()).unwrap();
+            let key = limiter
+                .attach(&[SubjectLimits::new(id(n), &limits)], clock.now())
+                .unwrap();
             assert!(acquire(&key, 1, &clock).is_allowed());
             if in_use {
                 handles.push(key);
@@ -335,17 +366,23 @@ fn sweeps_are_amortized() {
     }
 }
 
-/// The shard depends on the last two digits of the random id.
 #[test]
-fn keys_are_distributed_over_all_shards() {
+#[cfg_attr(miri, ignore = "too slow under Miri")]
+fn subjects_are_distributed_over_all_shards() {
     let clock = clock();
     let limiter = LocalLimiter::new();
-    for n in 0..62 * 62 {
-        limiter.attach(id(n), &[], clock.now()).unwrap();
-    }
+    let attach = |n: u128| {
+        let owner = n.to_string();
+        let subjects = [id(n).into(), Subject::Owner(&owner)];
+        let subjects = subjects.map(|subject| SubjectLimits::new(subject, &[]));
+        limiter.attach(&subjects, clock.now()).unwrap()
+    };
+    // In use, so that none is removed.
+    let _handles: Vec<_> = (0..32_000).map(attach).collect();
     for shard in &limiter.shards {
-        let accounts = lock(shard).accounts.len();
-        assert!((55..=65).contains(&accounts), "{accounts}");
+        let accounts = lock(shard).len();
+        // More than six standard deviations from 1,000.
+        assert!((800..=1_200).contains(&accounts), "{accounts}");
     }
 }
 
@@ -355,7 +392,11 @@ fn number_of_handles_of_a_limit_is_unbounded() {
     let limiter = LocalLimiter::new();
     let limits = [RateLimit::per_hour(200)];
     let handles: Vec<_> = (0..2 * Account::MAX_SLOTS)
-        .map(|_| limiter.attach(id(1), &limits, clock.now()).unwrap())
+        .map(|_| {
+            limiter
+                .attach(&[SubjectLimits::new(id(1), &limits)], clock.now())
+                .unwrap()
+        })
         .collect();
     for (spent, key) in handles.iter().enumerate() {
         let left = acquire(key, 1, &clock).statuses()[0].remaining;
@@ -369,8 +410,12 @@ fn limiter_works_behind_arc_and_box() {
     let shared: Arc<dyn Limiter> = Arc::new(LocalLimiter::new());
     let boxed: Box<dyn Limiter> = Box::new(shared.clone());
     let limits = [RateLimit::per_hour(1)];
-    let first = shared.attach(id(1), &limits, clock.now()).unwrap();
-    let second = boxed.attach(id(1), &limits, clock.now()).unwrap();
+    let first = shared
+        .attach(&[SubjectLimits::new(id(1), &limits)], clock.now())
+        .unwrap();
+    let second = boxed
+        .attach(&[SubjectLimits::new(id(1), &limits)], clock.now())
+        .unwrap();
     assert!(acquire(&first, 1, &clock).is_allowed());
     assert!(!acquire(&second, 1, &clock).is_allowed());
 }
@@ -383,7 +428,7 @@ fn keys_beyond_capacity_are_rejected() {
     let limits = [RateLimit::per_hour(1)];
     let mut full = 0;
     for n in 0..10_000 {
-        match limiter.attach(id(n), &limits, clock.now()) {
+        match limiter.attach(&[SubjectLimits::new(id(n), &limits)], clock.now()) {
             Ok(key) => assert!(acquire(&key, 1, &clock).is_allowed()),
             Err(error) => {
                 assert_eq!(error, LimitError::AtCapacity);
@@ -395,7 +440,11 @@ fn keys_beyond_capacity_are_rejected() {
     assert!(limiter.tracked_keys() <= SHARDS);
     // After an hour, all limits are restored and capacity is available.
     clock.advance(Duration::from_secs(3_600));
-    assert!(limiter.attach(id(10_001), &limits, clock.now()).is_ok());
+    assert!(
+        limiter
+            .attach(&[SubjectLimits::new(id(10_001), &limits)], clock.now())
+            .is_ok()
+    );
 }
 
 /// A leaky bucket, in nanoseconds as `u128` so that products do not overflow.
@@ -441,7 +490,7 @@ fn compare_with_leaky_bucket(
     let clock = clock();
     let mut models: Vec<_> = limits.iter().map(Model::of).collect();
     let key = LocalLimiter::new()
-        .attach(id(1), limits, clock.now())
+        .attach(&[SubjectLimits::new(id(1), limits)], clock.now())
         .unwrap();
     for (pause, cost) in steps {
         clock.advance(Duration::from_nanos(pause));
@@ -528,6 +577,57 @@ proptest! {
         compare_with_leaky_bucket(&limits, steps)?;
     }
 
+    /// Keys of an owner and the owner by itself: each request fits all buckets of its subjects, and fills all or none.
+    #[test]
+    fn limits_of_keys_and_owners_match_leaky_buckets(
+        of_key in (1u32..20, 1u32..20),
+        of_owner in proptest::collection::vec((1u32..40, 1u32..40), 1..3),
+        steps in proptest::collection::vec((0usize..4, 0u64..400_000_000, 0u32..6), 1..200),
+    ) {
+        let limit = |name: String, (rate, burst): (u32, u32)| {
+            RateLimit::per_second(rate).with_burst(burst).with_name(name)
+        };
+        let of_key = [limit("n0".into(), of_key)];
+        let of_owner = of_owner.into_iter().enumerate();
+        let of_owner: Vec<_> = of_owner.map(|(n, rate)| limit(format!("n{n}"), rate)).collect();
+        let clock = clock();
+        let limiter = LocalLimiter::new();
+        let owner = SubjectLimits::new(Subject::Owner("customer-17"), &of_owner);
+        let attach = |subjects: &[SubjectLimits<'_>]| limiter.attach(subjects, clock.now()).unwrap();
+        let handles = [
+            attach(&[SubjectLimits::new(id(1), &of_key), owner]),
+            attach(&[owner, SubjectLimits::new(id(2), &of_key)]),
+            attach(&[SubjectLimits::new(id(3), &of_key), owner]),
+            attach(&[owner]),
+        ];
+        let buckets = of_key.len() * 3..of_key.len() * 3 + of_owner.len();
+        let mut models: Vec<_> = of_key.iter().cycle().take(3).chain(&of_owner).map(Model::of).collect();
+        for (handle, pause, cost) in steps {
+            clock.advance(Duration::from_nanos(pause));
+            let now = clock.now().elapsed_nanos();
+            models.iter_mut().for_each(|model| model.drain(now));
+            // In the order of attachment.
+            let owners = buckets.clone();
+            let mine: Vec<usize> = match handle {
+                1 => owners.chain([1]).collect(),
+                3 => owners.collect(),
+                key => std::iter::once(key).chain(owners).collect(),
+            };
+            let decision = acquire(&handles[handle], cost, &clock);
+            let fits = mine.iter().all(|&index| models[index].fits_after(Duration::ZERO, cost));
+            prop_assert_eq!(decision.is_allowed(), cost == 0 || fits);
+            for (&index, status) in mine.iter().zip(decision.statuses()) {
+                let model = &mut models[index];
+                if decision.is_allowed() {
+                    model.spend(cost);
+                }
+                let free = model.capacity * model.per_request - model.level;
+                prop_assert_eq!(u128::from(status.remaining), free / model.per_request);
+            }
+            prop_assert_eq!(decision.statuses().len(), mine.len());
+        }
+    }
+
     /// Whatever is recharged when, the final costs of requests never exceed the limits in any interval.
     #[test]
     fn recharged_costs_stay_within_the_limits(
@@ -544,7 +644,7 @@ proptest! {
             .collect();
         let clock = clock();
         let limiter = LocalLimiter::new();
-        let key = limiter.attach(id(1), &limits, clock.now()).unwrap();
+        let key = limiter.attach(&[SubjectLimits::new(id(1), &limits)], clock.now()).unwrap();
         // The requests that were admitted: when they were last charged, and their cost.
         let mut requests: Vec<(Now, u32)> = Vec::new();
         for (pause, cost, recharged) in steps {
@@ -597,7 +697,7 @@ proptest! {
         let clock = clock();
         let limiter = LocalLimiter::new();
         let [direct, recharged] =
-            [1, 2].map(|key| limiter.attach(id(key), &limits, clock.now()).unwrap());
+            [1, 2].map(|key| limiter.attach(&[SubjectLimits::new(id(key), &limits)], clock.now()).unwrap());
         for (pause, first, cost) in steps {
             clock.advance(Duration::from_nanos(pause));
             if acquire(&recharged, first, &clock).is_allowed() {
@@ -623,7 +723,7 @@ proptest! {
             .map(|&(rate, burst)| {
                 let limits = [RateLimit::per_second(rate).with_burst(burst)];
                 let model = Model::of(&limits[0]);
-                (limiter.attach(id(1), &limits, clock.now()).unwrap(), limits, model)
+                (limiter.attach(&[SubjectLimits::new(id(1), &limits)], clock.now()).unwrap(), limits, model)
             })
             .collect();
         for (handle, pause, cost, reattach) in steps {
@@ -632,7 +732,7 @@ proptest! {
             let index = handle % handles.len();
             let (handle, limits, model) = &mut handles[index];
             if reattach {
-                *handle = limiter.attach(id(1), limits, clock.now()).unwrap();
+                *handle = limiter.attach(&[SubjectLimits::new(id(1), limits)], clock.now()).unwrap();
             }
             let decision = acquire(handle, cost, &clock);
             model.drain(now);

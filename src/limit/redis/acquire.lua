@@ -1,11 +1,11 @@
--- Charges costs to limits by the generic cell rate algorithm, each to all limits of an account or to none.
+-- Charges costs to limits by the generic cell rate algorithm, each to all limits of a request or to none.
 --
--- KEYS: a hash for each account, with a field for each limit: its theoretical arrival time, as "seconds.nanoseconds". The
+-- KEYS: a hash for each subject, with a field for each limit: its theoretical arrival time, as "seconds.nanoseconds". The
 -- field without a name is the second up to which the hash is kept.
 -- ARGV[1]: now; empty for the time of the server.
--- ARGV[2]: for each account the number of limits and their names, and the number of operations. For each operation the
+-- ARGV[2]: for each subject the number of its limits and their names. Then the number of operations, for each of them the
 -- number of its limits, and for each of these:
---   its number among the names      the time of the cost        the time of the whole burst
+--   its number among all names      the time of the cost        the time of the whole burst
 --   the time to return before       the time to consume in any case       the latest known arrival time
 --
 -- Returns now, and for each operation 1 if it is allowed, otherwise 0, and the arrival time of each limit. Times are pairs
@@ -45,77 +45,90 @@ local function subtract(a_s, a_n, b_s, b_n)
     return s, n
 end
 
-for _, key in ipairs(KEYS) do
-    local names, count, operations = {}, nil, nil
+local names, known_s, known_n, changed, kept = {}, {}, {}, {}, {}
+local ends, last = {}, 0
+for subject, key in ipairs(KEYS) do
+    local count
     count, position = read('<I2', input, position)
+    local own = {}
     for index = 1, count do
-        names[index], position = read('Bc0', input, position)
+        own[index], position = read('Bc0', input, position)
     end
-    names[count + 1] = ''
-    local stored = call('HMGET', key, unpack(names))
-    local known_s, known_n, changed = {}, {}, {}
+    own[count + 1] = ''
+    local stored = call('HMGET', key, unpack(own))
     for index = 1, count do
         local text = stored[index]
-        known_s[index] = text and tonumber(string.sub(text, 1, -11)) or 0
-        known_n[index] = text and tonumber(string.sub(text, -9)) or 0
+        names[last + index] = own[index]
+        known_s[last + index] = text and tonumber(string.sub(text, 1, -11)) or 0
+        known_n[last + index] = text and tonumber(string.sub(text, -9)) or 0
     end
+    kept[subject] = tonumber(stored[count + 1]) or 0
+    last = last + count
+    ends[subject] = last
+end
 
-    operations, position = read('<I2', input, position)
-    for _ = 1, operations do
-        local limits, allowed
-        limits, position = read('B', input, position)
-        allowed = 1
-        local indices, before_s, before_n, after_s, after_n = {}, {}, {}, {}, {}
-        for limit = 1, limits do
-            local index, cost_s, cost_n, burst_s, burst_n, back_s, back_n, owed_s, owed_n, seen_s, seen_n
-            index, cost_s, cost_n, burst_s, burst_n, back_s, back_n, owed_s, owed_n, seen_s, seen_n, position =
-                read('<I2I4I4I4I4I4I4I4I4I4I4', input, position)
-            local s, n = known_s[index], known_n[index]
-            if less(s, n, seen_s, seen_n) then
-                s, n = seen_s, seen_n
-            end
-            s, n = subtract(s, n, back_s, back_n)
-            if less(s, n, now_s, now_n) then
-                s, n = now_s, now_n
-            end
-            local most_s, most_n = add(now_s, now_n, burst_s, burst_n)
-            s, n = add(s, n, owed_s, owed_n)
-            if less(most_s, most_n, s, n) then
-                s, n = most_s, most_n
-            end
-            local next_s, next_n = add(s, n, cost_s, cost_n)
-            if less(most_s, most_n, next_s, next_n) then
-                allowed = 0
-            end
-            indices[limit], before_s[limit], before_n[limit] = index, s, n
-            after_s[limit], after_n[limit] = next_s, next_n
+local operations
+operations, position = read('<I2', input, position)
+for _ = 1, operations do
+    local limits, allowed
+    limits, position = read('B', input, position)
+    allowed = 1
+    local indices, before_s, before_n, after_s, after_n = {}, {}, {}, {}, {}
+    for limit = 1, limits do
+        local index, cost_s, cost_n, burst_s, burst_n, back_s, back_n, owed_s, owed_n, seen_s, seen_n
+        index, cost_s, cost_n, burst_s, burst_n, back_s, back_n, owed_s, owed_n, seen_s, seen_n, position =
+            read('<I2I4I4I4I4I4I4I4I4I4I4', input, position)
+        local s, n = known_s[index], known_n[index]
+        if less(s, n, seen_s, seen_n) then
+            s, n = seen_s, seen_n
         end
-        size = size + 1
-        result[size] = allowed
-        if allowed == 0 then
-            after_s, after_n = before_s, before_n
+        s, n = subtract(s, n, back_s, back_n)
+        if less(s, n, now_s, now_n) then
+            s, n = now_s, now_n
         end
-        for limit = 1, limits do
-            local index, s, n = indices[limit], after_s[limit], after_n[limit]
-            result[size + 1], result[size + 2] = s, n
-            size = size + 2
-            local known = less(now_s, now_n, known_s[index], known_n[index])
-            if (known or less(now_s, now_n, s, n)) and (known_s[index] ~= s or known_n[index] ~= n) then
-                changed[index] = true
-            end
-            known_s[index], known_n[index] = s, n
+        local most_s, most_n = add(now_s, now_n, burst_s, burst_n)
+        s, n = add(s, n, owed_s, owed_n)
+        if less(most_s, most_n, s, n) then
+            s, n = most_s, most_n
         end
+        local next_s, next_n = add(s, n, cost_s, cost_n)
+        if less(most_s, most_n, next_s, next_n) then
+            allowed = 0
+        end
+        indices[limit], before_s[limit], before_n[limit] = index, s, n
+        after_s[limit], after_n[limit] = next_s, next_n
     end
+    size = size + 1
+    result[size] = allowed
+    if allowed == 0 then
+        after_s, after_n = before_s, before_n
+    end
+    for limit = 1, limits do
+        local index, s, n = indices[limit], after_s[limit], after_n[limit]
+        result[size + 1], result[size + 2] = s, n
+        size = size + 2
+        local known = less(now_s, now_n, known_s[index], known_n[index])
+        if (known or less(now_s, now_n, s, n)) and (known_s[index] ~= s or known_n[index] ~= n) then
+            changed[index] = true
+        end
+        known_s[index], known_n[index] = s, n
+    end
+end
 
+local first = 1
+for subject, key in ipairs(KEYS) do
     local fields, latest = {}, 0
-    for index in pairs(changed) do
-        fields[#fields + 1] = names[index]
-        fields[#fields + 1] = string.format('%d.%09d', known_s[index], known_n[index])
-        latest = math.max(latest, known_s[index] + 1)
+    for index = first, ends[subject] do
+        if changed[index] then
+            fields[#fields + 1] = names[index]
+            fields[#fields + 1] = string.format('%d.%09d', known_s[index], known_n[index])
+            latest = math.max(latest, known_s[index] + 1)
+        end
     end
+    first = ends[subject] + 1
     if #fields > 0 then
         -- A limit may outlast those that were changed.
-        if (tonumber(stored[count + 1]) or 0) < latest then
+        if kept[subject] < latest then
             fields[#fields + 1] = ''
             fields[#fields + 1] = latest + SPARE
             call('HSET', key, unpack(fields))

@@ -41,7 +41,6 @@ pub(super) struct Shared {
 /// An operation on its way.
 #[derive(Debug)]
 struct Request {
-    key: Arc<str>,
     now: Option<u64>,
     operation: Operation,
     reply: oneshot::Sender<Outcome>,
@@ -60,13 +59,11 @@ impl Shared {
     /// [`LimitError::Unavailable`] and [`LimitError::Timeout`]. The operation may have taken effect.
     pub(super) async fn run(
         self: &Arc<Self>,
-        key: Arc<str>,
         now: Option<u64>,
         operation: Operation,
     ) -> Result<Outcome, LimitError> {
         let (reply, answer) = oneshot::channel();
         let request = Request {
-            key,
             now,
             operation,
             reply,
@@ -302,28 +299,12 @@ fn late() -> RedisError {
 
 /// Runs the requests of a group. Those with a time of their own have the same.
 async fn call(mut connection: Connection, group: &[Request]) -> Result<Vec<Outcome>, RedisError> {
-    let mut accounts: Vec<(&str, Vec<&Operation>)> = Vec::new();
-    let mut indices: HashMap<&str, usize> = HashMap::new();
-    let mut order: Vec<Vec<usize>> = Vec::new();
-    for (number, request) in group.iter().enumerate() {
-        let index = *indices.entry(&request.key).or_insert_with(|| {
-            accounts.push((&request.key, Vec::new()));
-            order.push(Vec::new());
-            accounts.len() - 1
-        });
-        accounts[index].1.push(&request.operation);
-        order[index].push(number);
-    }
+    let operations: Vec<_> = group.iter().map(|request| &request.operation).collect();
     let now = group.iter().filter_map(|request| request.now).max();
-    let order = order.concat();
-    let limits: Vec<_> = order
-        .iter()
-        .map(|&number| group[number].operation.0.len())
-        .collect();
     let command = |name: &str, script: &str| {
         let mut command = redis::cmd(name);
         command.arg(script);
-        script::push_arguments(&mut command, now, &accounts);
+        script::push_arguments(&mut command, now, &operations);
         command
     };
     let by_hash = command("EVALSHA", &connection.hash);
@@ -336,11 +317,7 @@ async fn call(mut connection: Connection, group: &[Request]) -> Result<Vec<Outco
         }
         result => result?,
     };
-    let decoded = script::decode(&value, &limits)
-        .map_err(|_| RedisError::from((ErrorKind::UnexpectedReturnType, "unexpected response")))?;
-    let mut outcomes: Vec<Option<Outcome>> = vec![None; group.len()];
-    for (number, outcome) in order.into_iter().zip(decoded) {
-        outcomes[number] = Some(outcome);
-    }
-    Ok(outcomes.into_iter().flatten().collect())
+    let limits: Vec<_> = operations.iter().map(|it| it.0.len()).collect();
+    script::decode(&value, &limits)
+        .map_err(|_| (ErrorKind::UnexpectedReturnType, "unexpected response").into())
 }

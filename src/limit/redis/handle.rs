@@ -1,4 +1,4 @@
-//! The limits of a subject in Redis.
+//! The limits of a request's subjects in Redis.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,7 +10,7 @@ use smallvec::{SmallVec, smallvec};
 use super::client::Shared;
 use super::script::{Charge, Operation, Outcome};
 use crate::clock::Now;
-use crate::limit::local::{AccountHandle, decision_of};
+use crate::limit::local::{LocalHandle, decision_of};
 use crate::limit::rate::Rate;
 use crate::limit::{Decision, LimitError, LimitHandle, LimitResponse};
 
@@ -34,16 +34,16 @@ pub enum RedisFallback {
 }
 
 #[derive(Debug)]
-pub(super) struct RedisHandle(pub(super) Arc<Account>);
+pub(super) struct RedisHandle(pub(super) Arc<RedisLimits>);
 
+/// The limits of a handle.
 #[derive(Debug)]
-pub(super) struct Account {
+pub(super) struct RedisLimits {
     pub(super) shared: Arc<Shared>,
-    pub(super) key: Arc<str>,
     pub(super) limits: SmallVec<[Limit; 1]>,
     /// Decides while Redis is unavailable.
     pub(super) fallback: RedisFallback,
-    pub(super) local: AccountHandle,
+    pub(super) local: LocalHandle,
     /// The cost that was admitted while Redis was unavailable.
     pub(super) owed: AtomicU64,
     /// The outage for which `local` has the usage that was seen.
@@ -57,6 +57,8 @@ pub(super) struct Account {
 
 #[derive(Debug)]
 pub(super) struct Limit {
+    /// The Redis key of the subject.
+    pub(super) key: Arc<str>,
     pub(super) name: Arc<str>,
     pub(super) rate: Rate,
     /// The arrival time after the latest decision, in nanoseconds of the process.
@@ -73,7 +75,7 @@ impl LimitHandle for RedisHandle {
     }
 }
 
-impl Account {
+impl RedisLimits {
     /// Returns `charged`, which was consumed this time ago, and consumes the cost.
     fn charge(
         self: &Arc<Self>,
@@ -90,21 +92,17 @@ impl Account {
         if self.shared.is_open() {
             return self.without_redis(charged, cost, now);
         }
-        let account = self.clone();
+        let limits = self.clone();
         LimitResponse::Pending(Box::pin(async move {
-            let mut owed = Owed::take(&account);
-            let operation = account.operation(charged, elapsed, cost, owed.cost);
-            let time = account.own_time.then(|| nanos(now.timestamp()));
-            match account
-                .shared
-                .run(account.key.clone(), time, operation)
-                .await
-            {
+            let mut owed = Owed::take(&limits);
+            let operation = limits.operation(charged, elapsed, cost, owed.cost);
+            let time = limits.own_time.then(|| nanos(now.timestamp()));
+            match limits.shared.run(time, operation).await {
                 Ok(outcome) => {
                     owed.cost = 0;
-                    Ok(account.decide(outcome, cost, now))
+                    Ok(limits.decide(outcome, cost, now))
                 }
-                Err(_) => match account.without_redis(charged, cost, now) {
+                Err(_) => match limits.without_redis(charged, cost, now) {
                     LimitResponse::Ready(decision) => Ok(decision),
                     LimitResponse::Pending(decision) => decision.await,
                 },
@@ -127,6 +125,7 @@ impl Account {
         let charges = self.limits.iter().zip(seen).map(|(limit, seen)| {
             let time = |cost: u64| limit.rate.per_request().saturating_mul(cost);
             Charge {
+                key: limit.key.clone(),
                 name: limit.name.clone(),
                 cost: time(cost.into()),
                 burst: limit.rate.burst(),
@@ -234,7 +233,7 @@ impl Account {
         }
         let operation = self.operation(0, Duration::ZERO, 0, owed.cost);
         let time = self.own_time.then(|| nanos(Timestamp::now()));
-        let run = self.shared.run(self.key.clone(), time, operation);
+        let run = self.shared.run(time, operation);
         if run.await.is_err() {
             return false;
         }
@@ -246,21 +245,21 @@ impl Account {
 /// What is owed, unless it is charged: also if the request is cancelled. It may have been charged nevertheless, which
 /// makes the limits a little stricter.
 struct Owed<'a> {
-    account: &'a Account,
+    limits: &'a RedisLimits,
     cost: u64,
 }
 
 impl<'a> Owed<'a> {
-    fn take(account: &'a Account) -> Self {
-        let cost = account.owed.swap(0, Ordering::AcqRel);
-        Self { account, cost }
+    fn take(limits: &'a RedisLimits) -> Self {
+        let cost = limits.owed.swap(0, Ordering::AcqRel);
+        Self { limits, cost }
     }
 }
 
 impl Drop for Owed<'_> {
     fn drop(&mut self) {
         if self.cost > 0 {
-            self.account.owed.fetch_add(self.cost, Ordering::AcqRel);
+            self.limits.owed.fetch_add(self.cost, Ordering::AcqRel);
         }
     }
 }

@@ -1,5 +1,6 @@
 //! The script that charges limits: its arguments and its result.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use redis::{Cmd, Value};
@@ -12,13 +13,15 @@ pub(super) const SOURCE: &str = include_str!("acquire.lua");
 
 const SECOND: u64 = 1_000_000_000;
 
-/// An operation on the limits of an account.
+/// An operation on the limits of a request.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Operation(pub(super) SmallVec<[Charge; 1]>);
 
 /// The charge of a limit, in nanoseconds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Charge {
+    /// The Redis key of the subject.
+    pub(super) key: Arc<str>,
     pub(super) name: Arc<str>,
     /// The time of the cost.
     pub(super) cost: u64,
@@ -42,16 +45,29 @@ pub(super) struct Outcome {
     pub(super) arrivals: SmallVec<[u64; 1]>,
 }
 
-/// Appends keys and arguments for operations on accounts to a command.
-///
-/// The operations of an account are those with its key; keys must not repeat.
-pub(super) fn push_arguments(
-    command: &mut Cmd,
-    now: Option<u64>,
-    accounts: &[(&str, Vec<&Operation>)],
-) {
-    command.arg(accounts.len());
-    for (key, _) in accounts {
+/// Appends keys and arguments for operations to a command.
+pub(super) fn push_arguments(command: &mut Cmd, now: Option<u64>, operations: &[&Operation]) {
+    let mut subjects: Vec<(&str, SmallVec<[&Arc<str>; 4]>)> = Vec::new();
+    let mut indices: HashMap<&str, usize> = HashMap::new();
+    // For each charge, the index of its subject and its number among the names of the subject.
+    let mut places = Vec::with_capacity(operations.len());
+    for charge in operations.iter().flat_map(|operation| &operation.0) {
+        let subject = *indices.entry(&charge.key).or_insert_with(|| {
+            subjects.push((&charge.key, SmallVec::new()));
+            subjects.len() - 1
+        });
+        let names = &mut subjects[subject].1;
+        // They are few, as the limits of a subject are.
+        let known = names.iter().position(|name| **name == charge.name);
+        let number = known.unwrap_or_else(|| {
+            names.push(&charge.name);
+            names.len() - 1
+        });
+        places.push((subject, number + 1));
+    }
+
+    command.arg(subjects.len());
+    for (key, _) in &subjects {
         command.arg(*key);
     }
     let mut time = Vec::new();
@@ -60,35 +76,31 @@ pub(super) fn push_arguments(
     }
     command.arg(time);
     let mut input = Vec::new();
-    for (_, operations) in accounts {
-        let mut names: SmallVec<[&Arc<str>; 4]> = SmallVec::new();
-        for charge in operations.iter().flat_map(|operation| &operation.0) {
-            if !names.contains(&&charge.name) {
-                names.push(&charge.name);
-            }
-        }
-        // Both are few, as operations and limits of a key are.
+    let mut before = Vec::with_capacity(subjects.len());
+    let mut all = 0;
+    for (_, names) in &subjects {
+        before.push(all);
+        all += names.len();
         input.extend_from_slice(&(names.len() as u16).to_le_bytes());
-        for name in &names {
+        for name in names {
             input.push(name.len() as u8);
             input.extend_from_slice(name.as_bytes());
         }
-        input.extend_from_slice(&(operations.len() as u16).to_le_bytes());
-        for Operation(charges) in operations {
-            input.push(charges.len() as u8);
-            for charge in charges {
-                let number = names.iter().position(|name| **name == charge.name);
-                let number = number.map_or(0, |number| number + 1) as u16;
-                input.extend_from_slice(&number.to_le_bytes());
-                for time in [
-                    charge.cost,
-                    charge.burst,
-                    charge.back,
-                    charge.owed,
-                    charge.seen,
-                ] {
-                    push_time(&mut input, time);
-                }
+    }
+    input.extend_from_slice(&(operations.len() as u16).to_le_bytes());
+    let mut places = places.into_iter();
+    for Operation(charges) in operations {
+        input.push(charges.len() as u8);
+        for (charge, (subject, number)) in charges.iter().zip(&mut places) {
+            input.extend_from_slice(&((before[subject] + number) as u16).to_le_bytes());
+            for time in [
+                charge.cost,
+                charge.burst,
+                charge.back,
+                charge.owed,
+                charge.seen,
+            ] {
+                push_time(&mut input, time);
             }
         }
     }

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use keytally::conformance;
 use keytally::limit::{
-    Decision, LimitError, LimitHandle, LimitResponse, Limiter, LocalLimiter, RateLimit,
+    Decision, LimitError, LimitHandle, LimitResponse, Limiter, LocalLimiter, RateLimit, Subject,
+    SubjectLimits,
 };
 use keytally::{KeyId, Now};
 
@@ -31,6 +32,9 @@ enum Fault {
     RejectsFreeRequests,
     SharesSubjects,
     SharesNothing,
+    IgnoresOwners,
+    SharesNoOwners,
+    ConsumesFromKeysFirst,
     IgnoresNames,
     ForgetsUsage,
     IsRacy,
@@ -39,7 +43,7 @@ enum Fault {
     AcceptsInvalidLimits,
 }
 
-const FAULTS: [(Fault, &str); 17] = [
+const FAULTS: [(Fault, &str); 20] = [
     (Fault::AdmitsMore, "the remaining cost of every limit"),
     (Fault::ReversesStatuses, "the remaining cost of every limit"),
     (Fault::ShortensWaits, "admitted after its wait"),
@@ -63,6 +67,18 @@ const FAULTS: [(Fault, &str); 17] = [
         "other subjects have usage of their own",
     ),
     (Fault::SharesNothing, "handles share the usage"),
+    (
+        Fault::IgnoresOwners,
+        "a key and its owner are charged together",
+    ),
+    (
+        Fault::SharesNoOwners,
+        "the keys of an owner share its limits",
+    ),
+    (
+        Fault::ConsumesFromKeysFirst,
+        "consumes nothing from any subject",
+    ),
     (Fault::IgnoresNames, "limits of other names"),
     (Fault::ForgetsUsage, "keeps its usage"),
     (Fault::IsRacy, "concurrent requests consume no more"),
@@ -123,48 +139,73 @@ fn random_id() -> KeyId {
 impl Limiter for Faulty {
     fn attach(
         &self,
-        mut subject: KeyId,
-        limits: &[RateLimit],
+        subjects: &[SubjectLimits<'_>],
         now: Now,
     ) -> Result<Arc<dyn LimitHandle>, LimitError> {
         let fault = self.fault;
-        let mut limits = limits.to_vec();
-        let is_five_per_day =
-            matches!(&*limits, [limit] if limit.burst() == 5 && limit.requests() == 5);
-        match fault {
-            Fault::AdmitsMore => {
-                for limit in &mut limits {
-                    *limit = limit.clone().with_burst(limit.burst() + 1);
-                }
-            }
-            Fault::SharesSubjects if is_five_per_day => {
-                subject = "0000000000000000".parse().unwrap()
-            }
-            Fault::SharesNothing => subject = random_id(),
-            Fault::IgnoresNames if is_five_per_day => limits = vec![RateLimit::per_day(5)],
-            Fault::ForgetsUsage => {
-                let mut forgetful = self.forgetful.lock().unwrap();
-                if let Some((handle, limiter)) = forgetful.get(&subject)
-                    && handle.strong_count() > 0
-                {
-                    return limiter.attach(subject, &limits, now);
-                }
-                let limiter = LocalLimiter::new();
-                let handle = limiter.attach(subject, &limits, now)?;
-                forgetful.insert(subject, (Arc::downgrade(&handle), limiter));
-                return Ok(handle);
-            }
-            Fault::AcceptsInvalidLimits if RateLimit::validate_all(&limits).is_err() => {
-                limits.clear()
-            }
-            _ => {}
+        let random = random_id();
+        let mut changed: Vec<(Subject<'_>, Vec<RateLimit>)> = subjects
+            .iter()
+            .map(|one| (one.subject, one.limits.to_vec()))
+            .collect();
+        if fault == Fault::IgnoresOwners && changed.len() > 1 {
+            changed.truncate(1);
         }
-        let inner = self.inner.attach(subject, &limits, now)?;
-        let single = |limit| self.inner.attach(subject, std::slice::from_ref(limit), now);
+        for (subject, limits) in &mut changed {
+            let is_five_per_day =
+                matches!(&**limits, [limit] if limit.burst() == 5 && limit.requests() == 5);
+            match (fault, &subject) {
+                (Fault::AdmitsMore, _) => {
+                    for limit in limits {
+                        *limit = limit.clone().with_burst(limit.burst() + 1);
+                    }
+                }
+                (Fault::SharesSubjects, _) if is_five_per_day => {
+                    *subject = Subject::Owner("everyone");
+                }
+                (Fault::SharesNothing, Subject::Key(_))
+                | (Fault::SharesNoOwners, Subject::Owner(_)) => *subject = random.into(),
+                (Fault::IgnoresNames, _) if is_five_per_day => {
+                    *limits = vec![RateLimit::per_day(5)];
+                }
+                (Fault::AcceptsInvalidLimits, _) if RateLimit::validate_all(limits).is_err() => {
+                    limits.clear();
+                }
+                _ => {}
+            }
+        }
+        let subjects: Vec<_> = changed
+            .iter()
+            .map(|(subject, limits)| SubjectLimits::new(*subject, limits))
+            .collect();
+        if let (Fault::ForgetsUsage, [one]) = (fault, &subjects[..])
+            && let Subject::Key(key) = one.subject
+        {
+            let mut forgetful = self.forgetful.lock().unwrap();
+            if let Some((handle, limiter)) = forgetful.get(&key)
+                && handle.strong_count() > 0
+            {
+                return limiter.attach(&subjects, now);
+            }
+            let limiter = LocalLimiter::new();
+            let handle = limiter.attach(&subjects, now)?;
+            forgetful.insert(key, (Arc::downgrade(&handle), limiter));
+            return Ok(handle);
+        }
+        let inner = self.inner.attach(&subjects, now)?;
+        let attach_one = |subject, limit| {
+            let one = SubjectLimits::new(subject, std::slice::from_ref(limit));
+            self.inner.attach(&[one], now)
+        };
+        let singles = subjects.iter().flat_map(|one| {
+            let limits = one.limits.iter();
+            limits.map(|limit| attach_one(one.subject, limit))
+        });
         Ok(Arc::new(FaultyHandle {
             fault,
             inner,
-            singles: limits.iter().map(single).collect::<Result<_, _>>()?,
+            has_owner: subjects.len() > 1,
+            singles: singles.collect::<Result<_, _>>()?,
         }))
     }
 }
@@ -173,6 +214,7 @@ impl Limiter for Faulty {
 struct FaultyHandle {
     fault: Fault,
     inner: Arc<dyn LimitHandle>,
+    has_owner: bool,
     singles: Vec<Arc<dyn LimitHandle>>,
 }
 
@@ -202,7 +244,12 @@ impl LimitHandle for FaultyHandle {
             }));
         }
         let decision = ready(self.inner.acquire(cost, now));
-        if self.fault == Fault::ConsumesOneByOne && !decision.is_allowed() {
+        let is_one_by_one = match self.fault {
+            Fault::ConsumesOneByOne => true,
+            Fault::ConsumesFromKeysFirst => self.has_owner,
+            _ => false,
+        };
+        if is_one_by_one && !decision.is_allowed() {
             for single in &self.singles {
                 let _ = single.acquire(cost, now);
             }

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use keytally::backend::MemoryBackend;
 use keytally::key::{KeyRecord, KeyStore, StoreError};
 use keytally::limit::{
-    Decision, LimitError, LimitHandle, LimitResponse, LimitStatus, Limiter, RateLimit,
+    Decision, LimitError, LimitHandle, LimitResponse, LimitStatus, Limiter, Subject, SubjectLimits,
 };
 use keytally::usage::{Batch, SinkError, UsageEvent, UsageSink};
 use keytally::{KeyId, Now};
@@ -52,11 +52,11 @@ pub(crate) struct Moody {
 impl Limiter for Moody {
     fn attach(
         &self,
-        subject: KeyId,
-        _: &[RateLimit],
+        subjects: &[SubjectLimits<'_>],
         _: Now,
     ) -> Result<Arc<dyn LimitHandle>, LimitError> {
-        assert!(subject != self.cursed, "simulated limiter panic");
+        let is_cursed = |one: &SubjectLimits<'_>| one.subject == Subject::Key(self.cursed);
+        assert!(!subjects.iter().any(is_cursed), "simulated limiter panic");
         Ok(Arc::new(Mood))
     }
 }

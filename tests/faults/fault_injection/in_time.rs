@@ -9,9 +9,10 @@ use keytally::backend::MemoryBackend;
 use keytally::key::{CacheConfig, NewKey};
 use keytally::limit::{
     Decision, LimitError, LimitHandle, LimitResponse, LimitStatus, Limiter, RateLimit,
+    SubjectLimits,
 };
 use keytally::usage::{Batch, Recorder, SinkError, UsageSink};
-use keytally::{ApiKeyLayer, KeyId, Now};
+use keytally::{ApiKeyLayer, Now};
 use tokio::sync::Notify;
 use tower::{Layer, ServiceExt, service_fn};
 use uuid::Uuid;
@@ -75,8 +76,7 @@ async fn limit_statuses_time_out_when_the_limiter_hangs() {
     impl Limiter for HangingLimiter {
         fn attach(
             &self,
-            _: KeyId,
-            _: &[RateLimit],
+            _: &[SubjectLimits<'_>],
             _: Now,
         ) -> Result<Arc<dyn LimitHandle>, LimitError> {
             Ok(Arc::new(Self))
@@ -101,12 +101,7 @@ async fn limit_statuses_time_out_when_the_limiter_hangs() {
 struct DelayedLimiter(Result<Decision, LimitError>, Arc<Notify>);
 
 impl Limiter for DelayedLimiter {
-    fn attach(
-        &self,
-        _: KeyId,
-        _: &[RateLimit],
-        _: Now,
-    ) -> Result<Arc<dyn LimitHandle>, LimitError> {
+    fn attach(&self, _: &[SubjectLimits<'_>], _: Now) -> Result<Arc<dyn LimitHandle>, LimitError> {
         Ok(Arc::new(self.clone()))
     }
 }
