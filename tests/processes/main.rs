@@ -1,6 +1,8 @@
 //! Helper processes for tests, selected by the first argument and configured by environment variables.
 //! `tests/support/children.rs` builds and starts them.
 
+#[cfg(feature = "redis")]
+mod acquire_until_killed;
 #[cfg(feature = "dashboard")]
 mod answer_with_one_zone;
 mod merge_until_killed;
@@ -24,6 +26,8 @@ mod service;
 async fn main() {
     let name = std::env::args().nth(1).unwrap_or_default();
     match &*name {
+        #[cfg(feature = "redis")]
+        "acquire_until_killed" => acquire_until_killed::run().await,
         #[cfg(feature = "dashboard")]
         "answer_with_one_zone" => answer_with_one_zone::run().await,
         "merge_until_killed" => merge_until_killed::run().await,

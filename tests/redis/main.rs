@@ -2,6 +2,9 @@
 
 #![cfg(feature = "redis")]
 
+#[path = "../support/children.rs"]
+mod children;
+mod ledger;
 mod server;
 
 use std::sync::Arc;

@@ -117,6 +117,7 @@ pub fn build(target: &str) -> PathBuf {
         ("dashboard", cfg!(feature = "dashboard")),
         ("postgres", cfg!(feature = "postgres")),
         ("recoverable", cfg!(feature = "recoverable")),
+        ("redis", cfg!(feature = "redis")),
         ("sqlite", cfg!(feature = "sqlite")),
         ("sqlite-unbundled", cfg!(feature = "sqlite-unbundled")),
         ("testing", cfg!(feature = "testing")),

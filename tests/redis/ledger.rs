@@ -1,0 +1,153 @@
+//! Four processes share limits in Redis. What they admit, together, never exceeds the limits in any interval, whatever
+//! fails meanwhile.
+
+use std::time::{Duration, Instant, SystemTime};
+
+use keytally::limit::RateLimit;
+
+use crate::children::{Process, some};
+use crate::server::Server;
+
+const PROCESSES: usize = 4;
+const KEYS: usize = 3;
+/// The longest interval that is checked. A limit that holds in shorter intervals rarely fails in longer ones.
+const LONGEST: u128 = 5_000_000_000;
+
+/// An admitted cost.
+struct Admitted {
+    key: usize,
+    cost: u128,
+    requested: u128,
+    admitted: u128,
+}
+
+impl Admitted {
+    fn of(line: &str) -> Option<Self> {
+        let mut parts = line.strip_prefix("admitted ")?.split(' ');
+        let mut next = || parts.next()?.parse().ok();
+        Some(Self {
+            key: next()? as usize,
+            cost: next()?,
+            requested: next()?,
+            admitted: next()?,
+        })
+    }
+}
+
+fn start(server: &Server, of_key: &RateLimit, of_owner: &RateLimit) -> Process {
+    let json = |limit: &RateLimit| serde_json::to_string(&[limit]).unwrap();
+    let variables = [
+        ("KEYTALLY_TEST_URL", server.url()),
+        ("KEYTALLY_TEST_KEY", json(of_key)),
+        ("KEYTALLY_TEST_OWNER", json(of_owner)),
+        ("KEYTALLY_TEST_KEYS", KEYS.to_string()),
+    ];
+    let variables = variables.each_ref().map(|(name, value)| (*name, &**value));
+    Process::start("acquire_until_killed", &variables)
+}
+
+/// Checks each interval from a request to an admission: what was requested and admitted in it was also decided in it.
+/// After each loss of data, a limit may admit its burst once more.
+fn check(limit: &RateLimit, admitted: &mut [&Admitted], losses: &[u128]) {
+    admitted.sort_by_key(|one| one.requested);
+    let per_request = limit.period().as_nanos() / u128::from(limit.requests());
+    for (first, from) in admitted.iter().map(|one| one.requested).enumerate() {
+        let later = admitted[first..].iter();
+        let mut later: Vec<_> = later
+            .take_while(|one| one.requested - from <= LONGEST)
+            .collect();
+        later.sort_by_key(|one| one.admitted);
+        let mut total = 0;
+        for one in later {
+            total += one.cost;
+            let elapsed = one.admitted - from;
+            // What was lost before may still be admitted again.
+            let lost = losses
+                .iter()
+                .filter(|&&at| at + LONGEST >= from && at <= one.admitted);
+            let bursts = u128::from(limit.burst()) * (1 + lost.count() as u128);
+            assert!(
+                total * per_request <= bursts * per_request + elapsed,
+                "{limit:?} admitted {total} in {elapsed} ns"
+            );
+        }
+    }
+}
+
+fn run(time: Duration, loses_data: bool) {
+    let mut server = Server::start();
+    let of_key = RateLimit::per_second(60).with_burst(15);
+    let of_owner = RateLimit::per_second(120).with_burst(30);
+    let mut processes: Vec<_> = (0..PROCESSES)
+        .map(|_| start(&server, &of_key, &of_owner))
+        .collect();
+    let (mut lines, mut losses) = (Vec::new(), Vec::new());
+    let end = Instant::now() + time;
+    while Instant::now() < end {
+        std::thread::sleep(some(Duration::from_millis(400)));
+        match fastrand::u8(..if loses_data { 6 } else { 4 }) {
+            0 => {
+                server.command("SCRIPT FLUSH");
+            }
+            1 => {
+                server.command(&format!("CLIENT PAUSE {}", fastrand::u8(..)));
+            }
+            2 => {
+                server.signal("STOP");
+                std::thread::sleep(some(Duration::from_millis(300)));
+                server.signal("CONT");
+            }
+            3 => {
+                let killed = processes.swap_remove(fastrand::usize(..PROCESSES));
+                lines.extend(killed.kill());
+                processes.push(start(&server, &of_key, &of_owner));
+            }
+            4 => {
+                server.command("FLUSHALL");
+                losses.push(now());
+            }
+            _ => {
+                server.kill();
+                losses.push(now());
+                server.restart();
+            }
+        }
+    }
+    lines.extend(processes.into_iter().flat_map(Process::kill));
+    let admitted: Vec<_> = lines.iter().filter_map(|line| Admitted::of(line)).collect();
+    for key in 0..KEYS {
+        let mut of_this: Vec<_> = admitted.iter().filter(|one| one.key == key).collect();
+        check(&of_key, &mut of_this, &losses);
+    }
+    check(&of_owner, &mut admitted.iter().collect::<Vec<_>>(), &losses);
+    let total: u128 = admitted.iter().map(|one| one.cost).sum();
+    assert!(
+        total > u128::from(of_owner.burst()),
+        "only {total} were admitted"
+    );
+    println!(
+        "figure: {total} admitted by {PROCESSES} processes, {} losses of data",
+        losses.len()
+    );
+}
+
+fn now() -> u128 {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    now.unwrap().as_nanos()
+}
+
+/// The time of a run: ten seconds by default.
+fn time() -> Duration {
+    let seconds = std::env::var("KEYTALLY_LEDGER_SECONDS").ok();
+    Duration::from_secs(seconds.map_or(10, |seconds| seconds.parse().unwrap()))
+}
+
+#[test]
+fn limits_hold_over_processes_through_failures() {
+    run(time(), false);
+}
+
+#[test]
+fn lost_data_admits_one_more_burst_at_most() {
+    run(time(), true);
+}
