@@ -9,10 +9,11 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use redis::io::tcp::TcpSettings;
-use redis::{Client, IntoConnectionInfo};
+use redis::sentinel::{SentinelClient, SentinelNodeConnectionInfo, SentinelServerType};
+use redis::{Client, ConnectionInfo, IntoConnectionInfo, RedisError};
 use smallvec::SmallVec;
 
-use self::client::Shared;
+use self::client::{Server, Shared};
 pub use self::handle::RedisFallback;
 use self::handle::{Limit, RedisHandle, RedisLimits};
 use super::limiter::{LimitError, LimitHandle, Limiter};
@@ -37,8 +38,8 @@ use crate::invalid_config::InvalidConfig;
 /// are still cached. If Redis loses data, as in a restart or a failover to a replica that is behind, the next request of
 /// each key restores what its process has last seen.
 ///
-/// Use a server without eviction (`maxmemory-policy noeviction`), or Valkey; Sentinel and Cluster are not supported yet. A
-/// key takes some 150 bytes there while it has usage.
+/// Use Redis 7 or Valkey without eviction (`maxmemory-policy noeviction`), as a single server or with
+/// [Sentinel](RedisConfig::sentinel); Cluster is not supported yet. A key takes some 150 bytes there while it has usage.
 ///
 /// ```no_run
 /// use keytally::ApiKeyLayer;
@@ -66,7 +67,7 @@ pub struct RedisLimiter {
 #[derive(Clone)]
 #[must_use = "does nothing until passed to `RedisLimiter::new`"]
 pub struct RedisConfig {
-    client: Client,
+    server: Server,
     prefix: Arc<str>,
     timeout: Duration,
     fallback: RedisFallback,
@@ -74,24 +75,56 @@ pub struct RedisConfig {
 }
 
 impl RedisConfig {
-    /// The server at a URL: `redis://user:password@host:port/database`, or `unix:///path`.
+    /// The server at a URL: `redis://user:password@host:port/database`, or `unix:///path`. `rediss://` for TLS requires
+    /// the feature `tokio-rustls-comp` of the crate `redis`, which the application enables.
     ///
     /// # Errors
     ///
     /// [`InvalidConfig`] if the URL is malformed. Whether the server can be reached is not checked.
     pub fn new(url: &str) -> Result<Self, InvalidConfig> {
-        // The error of the client may contain the password.
-        let invalid =
-            |_| InvalidConfig::new("redis", "the URL is malformed, or its scheme not supported");
-        let info = url.into_connection_info().map_err(invalid)?;
-        let info = info.set_tcp_settings(TcpSettings::default().set_nodelay(true));
-        Ok(Self {
-            client: Client::open(info).map_err(invalid)?,
+        let client = Client::open(connection_info(url)?).map_err(invalid_url)?;
+        Ok(Self::of(Server::Single(client)))
+    }
+
+    /// The primary server that Sentinel reports for this name, such as `mymaster`. After a failover, the limits are
+    /// those of the promoted replica; usage that it has not received is restored by the processes that have seen it.
+    ///
+    /// `sentinels` are the URLs of the sentinels, such as `redis://10.0.0.1:26379`. `server` is a URL with the user,
+    /// password and database of the servers, whose host is ignored: `redis://user:password@redis/0`.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidConfig`] if a URL is malformed, or there is none. Whether the sentinels can be reached is not checked.
+    pub fn sentinel<'a>(
+        name: &str,
+        sentinels: impl IntoIterator<Item = &'a str>,
+        server: &str,
+    ) -> Result<Self, InvalidConfig> {
+        let sentinels = sentinels.into_iter().map(connection_info);
+        let server = connection_info(server)?;
+        let server = SentinelNodeConnectionInfo::default()
+            .set_redis_connection_info(server.redis_settings().clone())
+            .set_tcp_settings(TcpSettings::default().set_nodelay(true));
+        let client = SentinelClient::build(
+            sentinels.collect::<Result<_, _>>()?,
+            name.into(),
+            Some(server),
+            SentinelServerType::Master,
+        );
+        let client = client.map_err(invalid_url)?;
+        Ok(Self::of(Server::Sentinel(Arc::new(
+            tokio::sync::Mutex::new(client),
+        ))))
+    }
+
+    fn of(server: Server) -> Self {
+        Self {
+            server,
             prefix: "keytally".into(),
             timeout: Duration::from_millis(100),
             fallback: RedisFallback::Local { share: 1.0 },
             own_time: false,
-        })
+        }
     }
 
     /// The prefix of the names of Redis keys, `keytally` by default: `keytally:limits:{3fK9aB0000zzZZ19}`,
@@ -133,6 +166,16 @@ impl RedisConfig {
     }
 }
 
+fn connection_info(url: &str) -> Result<ConnectionInfo, InvalidConfig> {
+    let info = url.into_connection_info().map_err(invalid_url)?;
+    Ok(info.set_tcp_settings(TcpSettings::default().set_nodelay(true)))
+}
+
+/// The error of the client may contain the password.
+fn invalid_url(_: RedisError) -> InvalidConfig {
+    InvalidConfig::new("redis", "the URL is malformed, or its scheme not supported")
+}
+
 impl std::fmt::Debug for RedisConfig {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("RedisConfig")
@@ -151,7 +194,7 @@ impl RedisLimiter {
     ///
     /// Outside of a tokio runtime.
     pub fn new(config: RedisConfig) -> Self {
-        let shared = client::start(config.client.clone(), config.timeout);
+        let shared = client::start(config.server.clone(), config.timeout);
         let attached = Arc::new(Mutex::new(Vec::new()));
         tokio::spawn(report(Arc::downgrade(&shared), attached.clone()));
         Self {

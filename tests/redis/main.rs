@@ -337,6 +337,53 @@ mod outages {
         assert_eq!(admitted(&handle, 3).await, 0);
     }
 
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn promoted_replica_keeps_the_limits() {
+        let mut primary = Server::start();
+        let replica = primary.start_replica();
+        let sentinels = [(); 3].map(|()| primary.start_sentinel());
+        let urls = sentinels.each_ref().map(Server::url);
+        let urls = urls.iter().map(|url| &**url);
+        let config = RedisConfig::sentinel("keytally", urls, "redis://redis/0").unwrap();
+        // Long enough for a busy machine.
+        let config = config.timeout(Duration::from_secs(5));
+        let limiter = RedisLimiter::new(config.fallback(RedisFallback::Reject));
+        let limits = [RateLimit::per_hour(10)];
+        let handle = handle(&limiter, &limits);
+        let remaining = async || {
+            let peeked = try_decision(handle.peek(Clock::system().now())).await;
+            Some(peeked.ok()?.statuses()[0].remaining)
+        };
+        assert_eq!(admitted(&handle, 3).await, 3);
+        // All sentinels must know each other and the replica, or there is no failover.
+        let knows = |sentinel: &Server| {
+            let master = sentinel.response("SENTINEL MASTER keytally");
+            let mut lines = master.lines().skip_while(|line| *line != "num-slaves");
+            let slaves = lines.nth(2) == Some("1");
+            let mut lines = master
+                .lines()
+                .skip_while(|line| *line != "num-other-sentinels");
+            slaves && lines.nth(2) == Some("2")
+        };
+        until(|| sentinels.iter().all(knows)).await;
+        let received = || replica.response("KEYS *").contains(KEY);
+        until(received).await;
+        // The replica cannot connect again, and lags behind.
+        replica.command("CONFIG SET masterauth wrong");
+        replica.command("CLIENT KILL TYPE master");
+        assert_eq!(admitted(&handle, 2).await, 2);
+        primary.kill();
+        until(|| limiter.failures() > 0).await;
+        let end = Instant::now() + Duration::from_secs(60);
+        while remaining().await.is_none() {
+            assert!(Instant::now() < end, "no failover");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        // The process has seen what the replica has not received.
+        assert_eq!(admitted(&handle, 10).await, 5);
+        assert!(replica.response("ROLE").contains("master"));
+    }
+
     #[test]
     fn invalid_urls_reveal_no_password() {
         let error = RedisConfig::new("redis://:hunter2@host:notaport")

@@ -3,24 +3,57 @@
 #![allow(dead_code)]
 
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// A server on a port of its own, without persistence.
 pub(crate) struct Server {
     port: u16,
+    arguments: Vec<String>,
     process: Option<Child>,
+    is_sentinel: bool,
+}
+
+fn free_port() -> u16 {
+    let free = TcpListener::bind("127.0.0.1:0").unwrap();
+    free.local_addr().unwrap().port()
 }
 
 impl Server {
     pub(crate) fn start() -> Self {
-        let free = TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = free.local_addr().unwrap().port();
-        drop(free);
+        Self::with(free_port(), ["--save", "", "--appendonly", "no"])
+    }
+
+    /// A replica of this server.
+    pub(crate) fn start_replica(&self) -> Self {
+        let port = self.port.to_string();
+        Self::with(
+            free_port(),
+            ["--save", "", "--replicaof", "127.0.0.1", &port],
+        )
+    }
+
+    /// A sentinel that monitors this server as `keytally`, with two others.
+    pub(crate) fn start_sentinel(&self) -> Self {
+        let (port, of) = (free_port(), self.port);
+        let file = std::env::temp_dir().join(format!("keytally-sentinel-{port}.conf"));
+        let settings = format!(
+            "sentinel monitor keytally 127.0.0.1 {of} 2\n\
+             sentinel down-after-milliseconds keytally 500\n\
+             sentinel failover-timeout keytally 2000\n"
+        );
+        std::fs::write(&file, settings).unwrap();
+        // The program requires the file to be the first argument.
+        Self::with(port, [file.to_str().unwrap(), "--sentinel"])
+    }
+
+    fn with<const N: usize>(port: u16, arguments: [&str; N]) -> Self {
         let mut server = Self {
             port,
+            arguments: arguments.map(str::to_owned).into(),
             process: None,
+            is_sentinel: arguments.contains(&"--sentinel"),
         };
         server.restart();
         server
@@ -30,8 +63,8 @@ impl Server {
     pub(crate) fn restart(&mut self) {
         let program = std::env::var("KEYTALLY_REDIS").unwrap_or_else(|_| "redis-server".into());
         let process = Command::new(&program)
+            .args(&self.arguments)
             .args(["--port", &self.port.to_string(), "--bind", "127.0.0.1"])
-            .args(["--save", "", "--appendonly", "no"])
             .stdout(Stdio::null())
             .spawn()
             .unwrap_or_else(|error| panic!("{program}: {error} (Debian: redis-server)"));
@@ -81,7 +114,16 @@ impl Server {
 
     fn try_response(&self, command: &str) -> Option<String> {
         let mut stream = TcpStream::connect(("127.0.0.1", self.port)).ok()?;
-        write!(stream, "{command}\r\nQUIT\r\n").ok()?;
+        stream
+            .set_read_timeout(Some(Duration::from_secs(10)))
+            .ok()?;
+        if self.is_sentinel {
+            // Sentinels do not know QUIT.
+            write!(stream, "{command}\r\n").ok()?;
+            stream.shutdown(Shutdown::Write).ok()?;
+        } else {
+            write!(stream, "{command}\r\nQUIT\r\n").ok()?;
+        }
         let mut response = String::new();
         stream.read_to_string(&mut response).ok()?;
         Some(response)
@@ -91,5 +133,8 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         self.kill();
+        if self.is_sentinel {
+            let _ = std::fs::remove_file(&self.arguments[0]);
+        }
     }
 }

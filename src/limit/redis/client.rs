@@ -6,8 +6,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
+use redis::sentinel::SentinelClient;
 use redis::{AsyncConnectionConfig, Client, ErrorKind, RedisError, ServerErrorKind};
-use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
+use tokio::sync::{Mutex, Notify, Semaphore, mpsc, oneshot};
 use tokio::time::{MissedTickBehavior, sleep, timeout};
 
 use super::script::{self, Operation, Outcome};
@@ -24,6 +25,33 @@ const MAX_QUEUED: usize = 16_384;
 const PING_INTERVAL: Duration = Duration::from_secs(1);
 /// The pause between attempts to connect, without jitter: first and longest.
 const PAUSES: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(2)];
+
+/// How to find the server.
+#[derive(Clone)]
+pub(super) enum Server {
+    Single(Client),
+    /// The sentinels are asked each time.
+    Sentinel(Arc<Mutex<SentinelClient>>),
+}
+
+impl Server {
+    async fn connect(
+        &self,
+        config: &AsyncConnectionConfig,
+    ) -> Result<MultiplexedConnection, RedisError> {
+        match self {
+            Self::Single(client) => {
+                client
+                    .get_multiplexed_async_connection_with_config(config)
+                    .await
+            }
+            Self::Sentinel(client) => {
+                let mut client = client.lock().await;
+                client.get_async_connection_with_config(config).await
+            }
+        }
+    }
+}
 
 /// The state shared by the task and the handles.
 #[derive(Debug)]
@@ -94,7 +122,7 @@ impl Shared {
 }
 
 /// Starts the task, which ends with the last handle.
-pub(super) fn start(client: Client, wait: Duration) -> Arc<Shared> {
+pub(super) fn start(server: Server, wait: Duration) -> Arc<Shared> {
     let (queue, requests) = mpsc::channel(MAX_QUEUED);
     let shared = Arc::new(Shared {
         is_open: AtomicBool::new(false),
@@ -108,7 +136,10 @@ pub(super) fn start(client: Client, wait: Duration) -> Arc<Shared> {
         let mut requests = requests;
         let mut pause = PAUSES[0];
         loop {
-            let connected = connect(&client, wait.max(Duration::from_secs(1))).await;
+            let patience = wait.max(Duration::from_secs(1));
+            // Sentinels that do not respond have timeouts of their own.
+            let connected = timeout(5 * patience, connect(&server, patience)).await;
+            let connected = connected.unwrap_or_else(|_| Err(late()));
             let Some(shared) = weak.upgrade() else {
                 return;
             };
@@ -149,13 +180,11 @@ struct Connection {
     hash: Arc<str>,
 }
 
-async fn connect(client: &Client, wait: Duration) -> Result<Connection, RedisError> {
+async fn connect(server: &Server, wait: Duration) -> Result<Connection, RedisError> {
     let config = AsyncConnectionConfig::new()
         .set_connection_timeout(Some(wait))
         .set_response_timeout(Some(wait));
-    let mut redis = client
-        .get_multiplexed_async_connection_with_config(&config)
-        .await?;
+    let mut redis = server.connect(&config).await?;
     let mut load = redis::cmd("SCRIPT");
     let hash: String = load
         .arg("LOAD")
