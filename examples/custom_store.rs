@@ -105,11 +105,7 @@ impl Row {
         key.rejected_since = self.rejected_since;
         key.hint = self.hint;
         let digest = self.digest.parse()?;
-        Ok(KeyRecord {
-            key,
-            digest,
-            encrypted_secret: None,
-        })
+        Ok(KeyRecord::new(key, digest))
     }
 }
 

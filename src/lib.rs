@@ -57,7 +57,7 @@
 //! |---|---|
 //! | crate root | The middleware: [`ApiKeyLayer`] with its [request lifecycle](ApiKeyLayer#request-lifecycle) and [layer order](ApiKeyLayer#layer-order); [`RequireScope`] and [`RouteCost`] for routes; [`Caller`] for handlers; [`Rejection`] for outer layers |
 //! | [`guide`] | The user guide |
-//! | [`key`] | Keys: [`Key`](key::Key), [`Secret`](key::Secret), [`Issuer`](key::Issuer); stores: [`KeyStore`](key::KeyStore), [`KeyAdmin`](key::KeyAdmin), [`CachedStore`](key::CachedStore); the audit log: [`AuditEntry`](key::AuditEntry) |
+//! | [`key`] | Keys: [`Key`](key::Key), [`Secret`](key::Secret), [`Issuer`](key::Issuer); stores: [`KeyStore`](key::KeyStore), [`KeyAdmin`](key::KeyAdmin), [`CachedStore`](key::CachedStore); owners and plans: [`OwnerAdmin`](key::OwnerAdmin); the audit log: [`AuditEntry`](key::AuditEntry) |
 //! | [`limit`] | Rate limits: [`RateLimit`](limit::RateLimit), [`Limiter`](limit::Limiter) |
 //! | [`usage`] | Usage accounting: [`UsageEvent`](usage::UsageEvent), [`Recorder`](usage::Recorder), [`UsageSink`](usage::UsageSink), [`UsageReader`](usage::UsageReader), [`summary`](usage::summary), [`Export`](usage::Export), [`Spool`](usage::Spool) |
 //! | [`backend`] | Storage for keys and usage: [`MemoryBackend`](backend::MemoryBackend), `SqliteBackend`, `PostgresBackend`; their tables: `backend::schema` |

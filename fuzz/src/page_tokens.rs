@@ -85,11 +85,7 @@ impl Lists {
             let key = Key::new(id, format!("key {nth}"), at(micros));
             let digest = Digest::from_sha256(&"0".repeat(64)).unwrap();
             now(backend.create(
-                KeyRecord {
-                    key,
-                    digest,
-                    encrypted_secret: None,
-                },
+                KeyRecord::new(key, digest),
                 Actor::SYSTEM,
             ))
             .unwrap();

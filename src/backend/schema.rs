@@ -111,7 +111,7 @@ mod tests {
             let tables = created_tables(sql);
             assert_eq!(
                 tables.len(),
-                if sql.contains("log_batches") { 16 } else { 15 }
+                if sql.contains("log_batches") { 18 } else { 17 }
             );
             for (name, columns) in &tables {
                 assert!(PAGE.contains(&format!("`keytally_{name}`")), "{name}");

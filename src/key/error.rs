@@ -22,6 +22,11 @@ pub enum InvalidKey {
     /// The owner is empty, longer than 200 characters or contains control characters.
     #[error("the owner must be 1 to 200 characters without control characters")]
     Owner,
+    /// The plan is empty, only whitespace, longer than 100 characters or contains control characters.
+    #[error(
+        "the plan must be 1 to 100 characters without control characters, and not only whitespace"
+    )]
+    Plan,
     /// The environment is not 1 to 32 characters of `a-z`, `0-9`, `_` and `-`.
     #[error("the environment must be 1 to 32 characters of a-z, 0-9, `_` and `-`")]
     Environment,
@@ -60,6 +65,82 @@ pub enum InvalidKey {
     /// A rate limit is invalid.
     #[error(transparent)]
     Limit(#[from] InvalidLimit),
+}
+
+impl From<InvalidMetadata> for InvalidKey {
+    fn from(error: InvalidMetadata) -> Self {
+        match error {
+            InvalidMetadata::Length => Self::Metadata,
+            InvalidMetadata::Depth => Self::MetadataDepth,
+            InvalidMetadata::Nul => Self::MetadataNul,
+        }
+    }
+}
+
+/// The metadata of an owner or a plan is out of bounds.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum InvalidMetadata {
+    /// The metadata is longer than 8 KiB as JSON.
+    #[error("the metadata must not exceed 8 KiB of JSON")]
+    Length,
+    /// The metadata is nested deeper than 32 levels, the outermost object included.
+    #[error("the metadata must not be nested deeper than 32 levels")]
+    Depth,
+    /// A string or object key in the metadata contains U+0000.
+    #[error("the metadata must not contain U+0000")]
+    Nul,
+}
+
+/// A field of an owner is out of bounds.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum InvalidOwner {
+    /// The id is empty, longer than 200 characters or contains control characters.
+    #[error("the owner must be 1 to 200 characters without control characters")]
+    Id,
+    /// The name is empty, only whitespace, longer than 100 characters or contains control characters.
+    #[error(
+        "the name must be 1 to 100 characters without control characters, and not only whitespace"
+    )]
+    Name,
+    /// The name of the plan is out of bounds.
+    #[error(
+        "the plan must be 1 to 100 characters without control characters, and not only whitespace"
+    )]
+    Plan,
+    /// A rate limit is invalid.
+    #[error(transparent)]
+    Limits(InvalidLimit),
+    /// The metadata is out of bounds.
+    #[error(transparent)]
+    Metadata(#[from] InvalidMetadata),
+    /// The creation time is before the year 1.
+    #[error("times must be within the years 1 to 9999")]
+    Time,
+}
+
+/// A field of a plan is out of bounds.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum InvalidPlan {
+    /// The name is empty, only whitespace, longer than 100 characters or contains control characters.
+    #[error(
+        "the name must be 1 to 100 characters without control characters, and not only whitespace"
+    )]
+    Name,
+    /// A rate limit of keys is invalid.
+    #[error("limits of keys: {0}")]
+    KeyLimits(InvalidLimit),
+    /// A rate limit of owners is invalid.
+    #[error("limits of owners: {0}")]
+    OwnerLimits(InvalidLimit),
+    /// The metadata is out of bounds.
+    #[error(transparent)]
+    Metadata(#[from] InvalidMetadata),
+    /// The creation time is before the year 1.
+    #[error("times must be within the years 1 to 9999")]
+    Time,
 }
 
 /// Checks that a time is within the years 1 to 9999; jiff has no later ones.
@@ -102,6 +183,21 @@ pub enum StoreError {
     /// A field is out of bounds.
     #[error(transparent)]
     Invalid(#[from] InvalidKey),
+    /// A field of an owner is out of bounds.
+    #[error(transparent)]
+    InvalidOwner(#[from] InvalidOwner),
+    /// A field of a plan is out of bounds.
+    #[error(transparent)]
+    InvalidPlan(#[from] InvalidPlan),
+    /// There is no plan with this name.
+    #[error("there is no plan \"{0}\"")]
+    PlanNotFound(Arc<str>),
+    /// The plan cannot be deleted, because a key or an owner has it.
+    #[error("the plan \"{0}\" is in use; assign another one to its API keys and owners first")]
+    PlanInUse(Arc<str>),
+    /// The store does not keep owners and plans.
+    #[error("the store does not support owners and plans")]
+    OwnersNotSupported,
     /// The page token is invalid.
     #[error(transparent)]
     Page(#[from] InvalidPageToken),

@@ -175,11 +175,7 @@ impl ImportedKey {
         key.disabled = self.disabled;
         key.imported = true;
         key.validate()?;
-        Ok(KeyRecord {
-            key,
-            digest,
-            encrypted_secret: None,
-        })
+        Ok(KeyRecord::new(key, digest))
     }
 }
 

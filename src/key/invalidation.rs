@@ -10,6 +10,8 @@ use crate::sync::Mutex;
 /// A holder of cached lookups.
 pub(crate) trait Invalidate: Send + Sync {
     fn remove(&self, id: KeyId);
+    /// Removes all keys of an owner.
+    fn remove_owner(&self, owner: &str);
     fn clear(&self);
 }
 
@@ -37,6 +39,11 @@ impl InvalidationFeed {
     /// Announces that a key was created, changed or deleted.
     pub fn publish(&self, id: KeyId) {
         self.each(|holder| holder.remove(id));
+    }
+
+    /// Announces that an owner was changed: caches evict its keys.
+    pub fn publish_owner(&self, owner: &str) {
+        self.each(|holder| holder.remove_owner(owner));
     }
 
     /// Announces that any key may have changed: caches evict everything.
@@ -86,12 +93,18 @@ mod tests {
     #[derive(Default)]
     struct Recorded {
         ids: AtomicUsize,
+        owners: AtomicUsize,
         all: AtomicUsize,
     }
 
     impl Invalidate for Recorded {
         fn remove(&self, _: KeyId) {
             self.ids.fetch_add(1, Ordering::Relaxed);
+        }
+
+        fn remove_owner(&self, owner: &str) {
+            assert_eq!(owner, "acme");
+            self.owners.fetch_add(1, Ordering::Relaxed);
         }
 
         fn clear(&self) {
@@ -128,11 +141,13 @@ mod tests {
         // Dropped subscribers are removed.
         assert_eq!(feed.0.holders.lock().unwrap().len(), 2);
         feed.publish("3fK9aB0000zzZZ19".parse().unwrap());
+        feed.publish_owner("acme");
         feed.clone().publish_all();
         feed.publish_all();
         for holder in holders {
-            let counts = [&holder.ids, &holder.all].map(|count| count.load(Ordering::Relaxed));
-            assert_eq!(counts, [1, 2]);
+            let counts = [&holder.ids, &holder.owners, &holder.all];
+            let counts = counts.map(|count| count.load(Ordering::Relaxed));
+            assert_eq!(counts, [1, 1, 2]);
         }
     }
 }

@@ -168,9 +168,8 @@ impl Issuer {
         let key = new.into_key(secret.id(), secret.hint(), now)?;
         let digest = self.peppers.digest(secret.expose().as_bytes());
         let record = KeyRecord {
-            key,
-            digest,
             encrypted_secret,
+            ..KeyRecord::new(key, digest)
         };
         Ok((secret, record))
     }
@@ -190,7 +189,7 @@ impl Issuer {
     /// Replaces a key by a new one with a new secret and id, in the same lineage. The old key expires after
     /// `grace`, or at its own expiry if that is earlier.
     ///
-    /// Name, owner, environment, scopes, limits, addresses, metadata and expiry carry over, and so does the rate
+    /// Name, owner, plan, environment, scopes, limits, addresses, metadata and expiry carry over, and so does the rate
     /// limit usage. The new key is recoverable if the old one is and the issuer has a vault.
     ///
     /// # Errors

@@ -9,6 +9,7 @@ mod encrypted_secret;
 #[cfg(feature = "recoverable")]
 mod encryption;
 mod error;
+mod field_bounds;
 #[cfg(feature = "dashboard")]
 mod identify;
 mod import;
@@ -16,8 +17,11 @@ mod imported_format;
 mod invalidation;
 mod issuer;
 mod new_key;
+mod owner;
+mod owner_admin;
 #[cfg(feature = "password-hashes")]
 mod password_hash;
+mod plan;
 mod query;
 mod record;
 mod redact;
@@ -31,13 +35,13 @@ mod validate;
 mod verified;
 
 pub use address::AddressList;
-pub use audit::{Actor, AuditAction, AuditEntry, AuditLog, AuditQuery};
+pub use audit::{Actor, AuditAction, AuditEntry, AuditLog, AuditQuery, AuditState, AuditSubject};
 pub use cache::{CacheConfig, CacheStats, CachedStore, KeyCache};
 pub use digest::{Digest, Peppers};
 pub use encrypted_secret::EncryptedSecret;
 #[cfg(feature = "recoverable")]
 pub use encryption::Vault;
-pub use error::{InvalidKey, StoreError};
+pub use error::{InvalidKey, InvalidMetadata, InvalidOwner, InvalidPlan, StoreError};
 pub use import::{ImportReport, ImportedKey, RejectedImport};
 pub use imported_format::ImportedFormat;
 #[cfg(feature = "password-hashes")]
@@ -45,6 +49,9 @@ pub use imported_format::SecretPrefix;
 pub use invalidation::InvalidationFeed;
 pub use issuer::{IssueError, Issued, Issuer};
 pub use new_key::NewKey;
+pub use owner::{Owner, OwnerChange, OwnerQuery, OwnerStatus, OwnerUpdate};
+pub use owner_admin::OwnerAdmin;
+pub use plan::{Plan, Policy};
 pub use query::KeyQuery;
 pub use record::{Key, KeyChange, KeyRecord, Rotation};
 #[cfg(feature = "recoverable")]

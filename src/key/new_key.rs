@@ -33,6 +33,7 @@ use crate::page::whole_micros;
 pub struct NewKey {
     pub(super) name: String,
     owner: Option<Arc<str>>,
+    plan: Option<Arc<str>>,
     environment: Option<String>,
     scopes: Vec<String>,
     limits: Vec<RateLimit>,
@@ -49,6 +50,7 @@ impl NewKey {
         Self {
             name: name.into(),
             owner: None,
+            plan: None,
             environment: None,
             scopes: Vec::new(),
             limits: Vec::new(),
@@ -64,6 +66,13 @@ impl NewKey {
     #[must_use]
     pub fn owner(mut self, owner: impl Into<Arc<str>>) -> Self {
         self.owner = Some(owner.into());
+        self
+    }
+
+    /// Sets the plan, which must exist in the store. None by default: the plan of the owner applies.
+    #[must_use]
+    pub fn plan(mut self, plan: impl Into<Arc<str>>) -> Self {
+        self.plan = Some(plan.into());
         self
     }
 
@@ -144,6 +153,7 @@ impl NewKey {
         let expires_at = self.expires_in.map(|time| after(now, time));
         let key = Key {
             owner: self.owner,
+            plan: self.plan,
             environment: self.environment,
             scopes: self.scopes,
             limits: self.limits,

@@ -18,6 +18,8 @@ pub struct KeyQuery {
     pub owner: Option<String>,
     /// Only keys whose owner contains this text, ignoring case.
     pub owner_contains: Option<String>,
+    /// Only keys with this plan of their own.
+    pub plan: Option<String>,
     /// Only keys with this status at this time.
     pub status: Option<(KeyStatus, Timestamp)>,
     /// Only keys whose name contains this text, ignoring case.
@@ -54,6 +56,13 @@ impl KeyQuery {
     #[must_use]
     pub fn owner_contains(mut self, part: impl Into<String>) -> Self {
         self.owner_contains = Some(part.into());
+        self
+    }
+
+    /// Lists only keys with this plan of their own.
+    #[must_use]
+    pub fn plan(mut self, plan: impl Into<String>) -> Self {
+        self.plan = Some(plan.into());
         self
     }
 
@@ -131,6 +140,10 @@ impl KeyQuery {
                 owner.is_some_and(|owner| contains_ignoring_case(owner, part))
             })
             && self
+                .plan
+                .as_deref()
+                .is_none_or(|plan| key.plan.as_deref() == Some(plan))
+            && self
                 .status
                 .is_none_or(|(status, at)| key.status(at) == status)
             && self.name.as_deref().is_none_or(named)
@@ -172,6 +185,7 @@ mod tests {
         let micro = jiff::SignedDuration::from_micros(1);
         let key = Key {
             owner: Some("acme".into()),
+            plan: Some("pro".into()),
             last_accepted_at: Some(day),
             expires_at: Some(next),
             ..Key::new("3fK9aB0000zzZZ19".parse().unwrap(), "Zapier", day)
@@ -180,6 +194,7 @@ mod tests {
         let all = KeyQuery::new()
             .owner("acme")
             .owner_contains("CM")
+            .plan("pro")
             .status(KeyStatus::Active, day)
             .name("zAP")
             .search("PIER")
@@ -194,6 +209,7 @@ mod tests {
         for other in [
             all.clone().owner("Acme"),
             all.clone().owner_contains("acmes"),
+            all.clone().plan("Pro"),
             all.clone().status(KeyStatus::Active, next),
             all.clone().status(KeyStatus::Disabled, day),
             all.clone().name("zip"),
@@ -205,8 +221,9 @@ mod tests {
         ] {
             assert!(!other.matches(&key), "{other:?}");
         }
-        let mutations: [fn(&mut Key, Timestamp); 4] = [
+        let mutations: [fn(&mut Key, Timestamp); 5] = [
             |key, _| key.owner = None,
+            |key, _| key.plan = None,
             |key, later| key.last_accepted_at = Some(later),
             |key, later| (key.created_at, key.last_accepted_at) = (later, None),
             |key, _| key.expires_at = None,

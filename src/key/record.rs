@@ -10,6 +10,7 @@ use super::address::AddressList;
 use super::digest::Digest;
 use super::encrypted_secret::EncryptedSecret;
 use super::error::{InvalidKey, StoreError, check_time};
+use super::plan::Policy;
 use super::status::KeyStatus;
 use super::update::KeyUpdate;
 use crate::id::KeyId;
@@ -33,7 +34,11 @@ pub struct Key {
     pub environment: Option<String>,
     /// The scopes granted to the key, as defined by the application.
     pub scopes: Vec<String>,
-    /// Rate limits of this key. If empty, the defaults of the layer apply.
+    /// The plan of this key, by its name. `None` by default: the plan of the owner applies.
+    #[serde(default)]
+    pub plan: Option<Arc<str>>,
+    /// Rate limits of this key. If empty, those of the plan apply, or else those of the owner's plan, or else the defaults of
+    /// the layer.
     pub limits: Vec<RateLimit>,
     /// Networks from which the key is accepted. If empty, it is accepted from everywhere.
     pub addresses: AddressList,
@@ -109,6 +114,7 @@ impl Key {
             owner: None,
             environment: None,
             scopes: Vec::new(),
+            plan: None,
             limits: Vec::new(),
             addresses: AddressList::default(),
             metadata: Map::new(),
@@ -170,6 +176,10 @@ pub struct KeyRecord {
     pub key: Key,
     /// The digest of its secret.
     pub digest: Digest,
+    /// What applies to the key because of its plan and its owner. Lookups resolve it; stores ignore it in records that are
+    /// created. The default in stores without plans and owners.
+    #[serde(default, skip_serializing_if = "Policy::is_empty")]
+    pub policy: Policy,
     /// The encrypted secret of a [recoverable](Key::recoverable) key. Present only in records passed to
     /// [`create`](super::KeyAdmin::create) or returned by [`reveal`](super::KeyAdmin::reveal); lookups do not load
     /// it.
@@ -223,6 +233,16 @@ pub struct Rotation {
 }
 
 impl KeyRecord {
+    /// A record without policy and encrypted secret.
+    pub fn new(key: Key, digest: Digest) -> Self {
+        Self {
+            key,
+            digest,
+            policy: Policy::default(),
+            encrypted_secret: None,
+        }
+    }
+
     /// Checks that every field is within its bounds and that `recoverable` matches the encrypted secret. A store
     /// calls this before it creates a record.
     ///
@@ -245,9 +265,8 @@ impl KeyRecord {
     #[must_use]
     pub fn redacted(&self) -> Self {
         Self {
-            key: self.key.clone(),
-            digest: self.digest.clone(),
-            encrypted_secret: None,
+            policy: self.policy.clone(),
+            ..Self::new(self.key.clone(), self.digest.clone())
         }
     }
 
@@ -276,6 +295,7 @@ impl KeyRecord {
                 let update = (**update).clone();
                 set(&mut key.name, update.name);
                 set(&mut key.owner, update.owner);
+                set(&mut key.plan, update.plan);
                 set(&mut key.environment, update.environment);
                 set(&mut key.scopes, update.scopes);
                 set(&mut key.limits, update.limits);
@@ -352,9 +372,8 @@ impl KeyRecord {
         self.key.expires_at = Some(expires_at);
         self.key.replaced_by = Some(rotation.id);
         Ok(Self {
-            key,
-            digest: rotation.digest.clone(),
             encrypted_secret,
+            ..Self::new(key, rotation.digest.clone())
         })
     }
 }
@@ -401,17 +420,15 @@ mod tests {
     #[test]
     fn rotation_copies_all_fields_except_id_hint_secret_and_times() {
         let at = |second| Timestamp::from_second(second).unwrap();
-        let mut old = KeyRecord {
-            key: Key {
-                owner: Some("acme".into()),
-                scopes: vec!["read".into()],
-                last_accepted_at: Some(at(3)),
-                expires_at: Some(at(100)),
-                ..Key::new("3fK9aB0000zzZZ19".parse().unwrap(), "test", at(0))
-            },
-            digest: Digest::sha256(b"old"),
-            encrypted_secret: None,
+        let key = Key {
+            owner: Some("acme".into()),
+            plan: Some("pro".into()),
+            scopes: vec!["read".into()],
+            last_accepted_at: Some(at(3)),
+            expires_at: Some(at(100)),
+            ..Key::new("3fK9aB0000zzZZ19".parse().unwrap(), "test", at(0))
         };
+        let mut old = KeyRecord::new(key, Digest::sha256(b"old"));
         let before = old.clone();
         let rotation = Rotation {
             id: "3fK9aB0000zzZZ20".parse().unwrap(),
@@ -444,11 +461,7 @@ mod tests {
         let before = Timestamp::MIN;
         let (now, id) = (Timestamp::UNIX_EPOCH, "3fK9aB0000zzZZ19".parse().unwrap());
         let digest = Digest::sha256(b"");
-        let record = KeyRecord {
-            key: Key::new(id, "test", now),
-            digest: digest.clone(),
-            encrypted_secret: None,
-        };
+        let record = KeyRecord::new(Key::new(id, "test", now), digest.clone());
         let mut changed = record.clone();
         let update = KeyUpdate::new().expires_at(Some(before));
         for change in [
@@ -503,6 +516,7 @@ mod tests {
                 ..Key::new("3fK9aB0000zzZZ19".parse().unwrap(), "test", now)
             },
             digest: digest.clone(),
+            policy: Policy::default(),
             encrypted_secret: Some(EncryptedSecret::from_bytes([1])),
         };
         let rotation = Rotation {

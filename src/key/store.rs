@@ -9,6 +9,7 @@ use super::audit::{Actor, AuditLog};
 use super::cache::KeyCache;
 use super::error::StoreError;
 use super::invalidation::InvalidationFeed;
+use super::owner_admin::OwnerAdmin;
 use super::query::KeyQuery;
 use super::record::{Key, KeyChange, KeyRecord, Rotation};
 use super::update::KeyUpdate;
@@ -64,7 +65,7 @@ pub trait KeyStore: Send + Sync + 'static {
 ///
 /// Implement with `#[async_trait]` (re-exported as `keytally::async_trait`). `create`, `list`, `change`, `rotate`
 /// and `delete` are required; a store with an audit log also implements `audit_log` and, for encrypted secrets,
-/// `reveal`. The test suite in `keytally::conformance` verifies an implementation.
+/// `reveal`; one with owners and plans `owner_admin`. The test suite in `keytally::conformance` verifies an implementation.
 #[async_trait]
 pub trait KeyAdmin: KeyStore {
     /// Creates a key, with times [in whole microseconds](KeyRecord::in_whole_micros). Never overwrites an existing
@@ -73,8 +74,8 @@ pub trait KeyAdmin: KeyStore {
     /// # Errors
     ///
     /// [`StoreError::Conflict`] if the id exists; [`StoreError::Invalid`] if a field is [out of
-    /// bounds](KeyRecord::validate); [`StoreError::SecretsNotSupported`] if the record has an encrypted secret and
-    /// the store does not support them.
+    /// bounds](KeyRecord::validate); [`StoreError::PlanNotFound`] if the key has a plan that does not exist;
+    /// [`StoreError::SecretsNotSupported`] if the record has an encrypted secret and the store does not support them.
     async fn create(&self, record: KeyRecord, actor: Actor<'_>) -> Result<(), StoreError>;
 
     /// Creates several keys. Returns the ids that already existed, or occur again in `records`; their keys are
@@ -137,7 +138,8 @@ pub trait KeyAdmin: KeyStore {
     ///
     /// # Errors
     ///
-    /// [`StoreError::NotFound`]; [`StoreError::Invalid`] if a field would be out of bounds, with nothing changed.
+    /// [`StoreError::NotFound`]; [`StoreError::Invalid`] if a field would be out of bounds, and
+    /// [`StoreError::PlanNotFound`] if the update names a plan that does not exist, with nothing changed.
     async fn change(
         &self,
         id: KeyId,
@@ -240,6 +242,12 @@ pub trait KeyAdmin: KeyStore {
     fn audit_log(&self) -> Option<&dyn AuditLog> {
         None
     }
+
+    /// The owners and plans of this store. `None` by default: owners are names only, and plans have no effect unless lookups
+    /// set the [policy](KeyRecord::policy).
+    fn owner_admin(&self) -> Option<&dyn OwnerAdmin> {
+        None
+    }
 }
 
 macro_rules! forward_to_pointee {
@@ -317,6 +325,10 @@ macro_rules! forward_to_pointee {
 
             fn audit_log(&self) -> Option<&dyn AuditLog> {
                 (**self).audit_log()
+            }
+
+            fn owner_admin(&self) -> Option<&dyn OwnerAdmin> {
+                (**self).owner_admin()
             }
         }
     )*};

@@ -25,6 +25,9 @@ pub struct KeyUpdate {
     /// The new owner; `Some(None)` removes it.
     #[serde(with = "nullable", skip_serializing_if = "Option::is_none")]
     pub owner: Option<Option<Arc<str>>>,
+    /// The new plan; `Some(None)` removes it.
+    #[serde(with = "nullable", skip_serializing_if = "Option::is_none")]
+    pub plan: Option<Option<Arc<str>>>,
     /// The new environment; `Some(None)` removes it.
     #[serde(with = "nullable", skip_serializing_if = "Option::is_none")]
     pub environment: Option<Option<String>>,
@@ -42,10 +45,10 @@ pub struct KeyUpdate {
 }
 
 /// Distinguishes absent fields (unchanged) from `null` (removed).
-mod nullable {
+pub(super) mod nullable {
     use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-    pub(super) fn serialize<T: Serialize, S: Serializer>(
+    pub(in crate::key) fn serialize<T: Serialize, S: Serializer>(
         value: &Option<Option<T>>,
         serializer: S,
     ) -> Result<S::Ok, S::Error> {
@@ -55,7 +58,7 @@ mod nullable {
             .serialize(serializer)
     }
 
-    pub(super) fn deserialize<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
+    pub(in crate::key) fn deserialize<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
         deserializer: D,
     ) -> Result<Option<Option<T>>, D::Error> {
         Option::deserialize(deserializer).map(Some)
@@ -79,6 +82,13 @@ impl KeyUpdate {
     #[must_use]
     pub fn owner<T: Into<Arc<str>>>(mut self, owner: Option<T>) -> Self {
         self.owner = Some(owner.map(Into::into));
+        self
+    }
+
+    /// Sets or removes the plan.
+    #[must_use]
+    pub fn plan<T: Into<Arc<str>>>(mut self, plan: Option<T>) -> Self {
+        self.plan = Some(plan.map(Into::into));
         self
     }
 
@@ -148,6 +158,7 @@ mod tests {
         let update = KeyUpdate::new()
             .name("a")
             .owner(Some("b"))
+            .plan(Some("p"))
             .environment(Some("c"))
             .scopes(["d"])
             .limits(limits.clone())
@@ -157,6 +168,7 @@ mod tests {
         let expected = KeyUpdate {
             name: Some("a".into()),
             owner: Some(Some("b".into())),
+            plan: Some(Some("p".into())),
             environment: Some(Some("c".into())),
             scopes: Some(vec!["d".into()]),
             limits: Some(limits),

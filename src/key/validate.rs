@@ -1,8 +1,7 @@
 //! Validation of key fields.
 
-use serde_json::Value;
-
 use super::error::{InvalidKey, check_time};
+use super::field_bounds::{check_metadata, is_line, is_name};
 use super::record::Key;
 use crate::limit::RateLimit;
 
@@ -13,16 +12,20 @@ impl Key {
     ///
     /// The first violation found.
     pub fn validate(&self) -> Result<(), InvalidKey> {
-        let text = |text: &str, max: usize| {
-            !text.is_empty() && text.chars().count() <= max && !text.chars().any(char::is_control)
-        };
         let tag = |b: u8| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'_' | b'-');
         let scope_char = |b: u8| b.is_ascii_graphic() && b != b'"' && b != b'\\';
-        if !text(&self.name, 100) || self.name.trim().is_empty() {
+        if !is_name(&self.name) {
             return Err(InvalidKey::Name);
         }
-        if self.owner.as_deref().is_some_and(|owner| !text(owner, 200)) {
+        if self
+            .owner
+            .as_deref()
+            .is_some_and(|owner| !is_line(owner, 200))
+        {
             return Err(InvalidKey::Owner);
+        }
+        if self.plan.as_deref().is_some_and(|plan| !is_name(plan)) {
+            return Err(InvalidKey::Plan);
         }
         if let Some(environment) = &self.environment
             && !((1..=32).contains(&environment.len()) && environment.bytes().all(tag))
@@ -41,23 +44,8 @@ impl Key {
         if self.addresses.len() > 100 {
             return Err(InvalidKey::TooManyAddresses);
         }
-        // Checks the depth first: deeply nested values may overflow the stack when serialized.
-        if self
-            .metadata
-            .values()
-            .any(|value| !is_nested_within(value, 31))
-        {
-            return Err(InvalidKey::MetadataDepth);
-        }
-        if serde_json::to_vec(&self.metadata).map_or(true, |json| json.len() > 8 * 1024) {
-            return Err(InvalidKey::Metadata);
-        }
-        // SQL databases truncate or reject such strings.
-        let has_nul = |(name, value): (&String, _)| name.contains('\0') || contains_nul(value);
-        if self.metadata.iter().any(has_nul) {
-            return Err(InvalidKey::MetadataNul);
-        }
-        if !self.hint.is_empty() && !text(&self.hint, 64) {
+        check_metadata(&self.metadata)?;
+        if !self.hint.is_empty() && !is_line(&self.hint, 64) {
             return Err(InvalidKey::Hint);
         }
         let times = [
@@ -72,31 +60,9 @@ impl Key {
     }
 }
 
-/// Whether a value is nested at most this many levels deep.
-fn is_nested_within(value: &Value, levels: u32) -> bool {
-    let fit = |value| is_nested_within(value, levels - 1);
-    match value {
-        Value::Array(values) => levels > 0 && values.iter().all(fit),
-        Value::Object(values) => levels > 0 && values.values().all(fit),
-        _ => true,
-    }
-}
-
-/// Whether a string or object key within a value contains U+0000.
-fn contains_nul(value: &Value) -> bool {
-    match value {
-        Value::String(text) => text.contains('\0'),
-        Value::Array(values) => values.iter().any(contains_nul),
-        Value::Object(values) => values
-            .iter()
-            .any(|(name, value)| name.contains('\0') || contains_nul(value)),
-        _ => false,
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use jiff::Timestamp;
 
@@ -112,12 +78,17 @@ mod tests {
     #[test]
     fn text_fields_are_bounded() {
         type Set = fn(&mut Key, String);
-        let fields: [(Set, usize, InvalidKey); 3] = [
+        let fields: [(Set, usize, InvalidKey); 4] = [
             (|key, text| key.name = text, 100, InvalidKey::Name),
             (
                 |key, text| key.owner = Some(text.into()),
                 200,
                 InvalidKey::Owner,
+            ),
+            (
+                |key, text| key.plan = Some(text.into()),
+                100,
+                InvalidKey::Plan,
             ),
             (|key, text| key.hint = text, 64, InvalidKey::Hint),
         ];

@@ -317,6 +317,9 @@ impl Config {
             KeyStatus::Revoked => return Some(RejectionReason::Revoked),
             KeyStatus::Expired => return Some(RejectionReason::Expired),
         }
+        if entry.is_owner_suspended() {
+            return Some(RejectionReason::OwnerSuspended);
+        }
         let allowed = &entry.key.addresses;
         if allowed.is_empty() {
             return None;
@@ -456,7 +459,7 @@ fn is_word(token: &[u8]) -> bool {
 }
 
 pub(super) fn is_active(entry: &CachedKey, now: Now) -> bool {
-    entry.key.status(now.timestamp()) == KeyStatus::Active
+    entry.key.status(now.timestamp()) == KeyStatus::Active && !entry.is_owner_suspended()
 }
 
 #[cfg(test)]

@@ -23,7 +23,7 @@ use crate::clock::Clock;
 use crate::clock::Now;
 use crate::drain::DrainLimits;
 use crate::invalid_config::InvalidConfig;
-use crate::key::{CachedKey, ImportedFormat, Key, KeyCache, Peppers};
+use crate::key::{CachedKey, ImportedFormat, Key, KeyCache, Peppers, Policy};
 use crate::limit::{AttachedLimits, LimitError, Limiter, LocalLimiter, RateLimit, SubjectLimits};
 use crate::sync::{thread_index, thread_slots};
 use crate::usage::Recorder;
@@ -156,13 +156,16 @@ pub(crate) fn next_id() -> u64 {
 }
 
 impl Config {
-    /// The limits of a key: its own, or the default ones.
-    pub(super) fn limits_of<'a>(&'a self, key: &'a Key) -> &'a [RateLimit] {
-        if key.limits.is_empty() {
-            &self.default_limits
-        } else {
-            &key.limits
-        }
+    /// The limits of a key: its own, or else those of its plan, or else the default ones.
+    pub(super) fn limits_of<'a>(
+        &'a self,
+        key: &'a Key,
+        policy: Option<&'a Policy>,
+    ) -> &'a [RateLimit] {
+        let plan = policy.map_or(&[][..], |policy| &policy.key_limits);
+        let limits = [&key.limits, plan];
+        let mut limits = limits.into_iter().filter(|limits| !limits.is_empty());
+        limits.next().unwrap_or(&self.default_limits)
     }
 
     /// The cost of a request.
@@ -179,7 +182,7 @@ impl Config {
         now: Now,
     ) -> Result<&'a AttachedLimits, LimitError> {
         AttachedLimits::get_or_attach(&entry.limits, self.limits_id, || {
-            let limits = self.limits_of(&entry.key);
+            let limits = self.limits_of(&entry.key, entry.policy.as_deref());
             AttachedLimits::attach(
                 self.limits_id,
                 (self.clock.clone(), self.limiter_timeout),

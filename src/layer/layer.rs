@@ -25,9 +25,11 @@ use super::route_cost::RouteCost;
 use super::service::ApiKeyService;
 use crate::clock::Clock;
 use crate::drain::DrainLimits;
+use crate::id::KeyId;
 use crate::invalid_config::InvalidConfig;
 use crate::key::{
-    AddressList, CacheConfig, CacheStats, ImportedFormat, Key, KeyCache, KeyStore, Peppers,
+    AddressList, CacheConfig, CacheLookup, CacheStats, CachedKey, ImportedFormat, Key, KeyCache,
+    KeyStore, Peppers,
 };
 use crate::limit::{
     InvalidLimit, LimitError, LimitResponse, LimitStatus, Limiter, LocalLimiter, RateLimit,
@@ -548,8 +550,9 @@ impl ApiKeyLayer {
         })
     }
 
-    /// Returns the rate limits of a key, its own or the [default](Self::default_limits) ones, with their current
-    /// status. Nothing is charged.
+    /// Returns the rate limits of a key, with their current status: its own, or else those of its plan, or else those of
+    /// its owner's plan, or else the [default](Self::default_limits) ones. Nothing is charged. The store is only queried
+    /// if the key has no limits of its own and is not cached.
     ///
     /// A service can call this on a clone of the layer in front of it: clones share the limiter.
     ///
@@ -569,12 +572,17 @@ impl ApiKeyLayer {
     ///
     /// # Errors
     ///
-    /// If the limiter cannot track another key, is unavailable, or times out.
+    /// If the limiter cannot track another key, is unavailable, or times out, or if the store fails.
     pub async fn limit_statuses(
         &self,
         key: &Key,
     ) -> Result<Vec<(RateLimit, LimitStatus)>, LimitError> {
-        let limits = self.config.limits_of(key);
+        let entry = match key.limits.is_empty() {
+            true => self.cached(key.id).await?,
+            false => None,
+        };
+        let policy = entry.as_ref().and_then(|entry| entry.policy.as_deref());
+        let limits = self.config.limits_of(key, policy);
         if limits.is_empty() {
             return Ok(Vec::new());
         }
@@ -589,6 +597,20 @@ impl ApiKeyLayer {
         };
         let statuses = decision.statuses().iter().copied();
         Ok(limits.iter().cloned().zip(statuses).collect())
+    }
+
+    async fn cached(&self, id: KeyId) -> Result<Option<Arc<CachedKey>>, LimitError> {
+        let cache = &self.config.cache;
+        match cache.get(id, self.config.clock.now()) {
+            CacheLookup::Hit(entry) | CacheLookup::Stale(entry) => Ok(Some(entry)),
+            CacheLookup::Miss => cache.lookup(id).await.map_err(|error| {
+                telemetry::error!(
+                    error = &error as &dyn std::error::Error,
+                    "key lookup failed"
+                );
+                LimitError::Unavailable(error.to_string().into())
+            }),
+        }
     }
 
     /// Returns the counters of the recorder, including rejections without a known key.

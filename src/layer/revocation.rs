@@ -1,4 +1,4 @@
-//! Ends the response streams of keys that were revoked, disabled, deleted or have expired.
+//! Ends the response streams of keys that were revoked, disabled, deleted or have expired, or whose owner was suspended.
 //!
 //! A key is checked when its request is admitted, but a stream can outlive its key. With
 //! [`end_streams_on_revocation`](super::ApiKeyLayer::end_streams_on_revocation), the key of each open stream is
@@ -116,7 +116,9 @@ pub(super) fn rejected(
         return Some(RejectionReason::WrongSecret);
     }
     match known.key.status(now.timestamp()) {
-        KeyStatus::Active => None,
+        KeyStatus::Active => known
+            .is_owner_suspended()
+            .then_some(RejectionReason::OwnerSuspended),
         KeyStatus::Disabled => Some(RejectionReason::Disabled),
         KeyStatus::Revoked => Some(RejectionReason::Revoked),
         KeyStatus::Expired => Some(RejectionReason::Expired),

@@ -9,7 +9,8 @@ use async_trait::async_trait;
 use crate::id::KeyId;
 use crate::key::{
     Actor, AuditEntry, AuditLog, AuditQuery, InvalidationFeed, Key, KeyAdmin, KeyCache, KeyChange,
-    KeyQuery, KeyRecord, KeyStore, KeyUpdate, Rotation, StoreError,
+    KeyQuery, KeyRecord, KeyStore, KeyUpdate, Owner, OwnerAdmin, OwnerChange, OwnerQuery, Plan,
+    Rotation, StoreError,
 };
 use crate::page::Page;
 
@@ -173,6 +174,57 @@ impl<S: KeyAdmin> KeyAdmin for FailingStore<S> {
 
     fn audit_log(&self) -> Option<&dyn AuditLog> {
         self.store.audit_log().is_some().then_some(self)
+    }
+
+    fn owner_admin(&self) -> Option<&dyn OwnerAdmin> {
+        self.store.owner_admin().is_some().then_some(self)
+    }
+}
+
+impl<S: KeyAdmin> FailingStore<S> {
+    fn owners_of_store(&self) -> Result<&dyn OwnerAdmin, StoreError> {
+        let owners = self.store()?.owner_admin();
+        owners.ok_or(StoreError::OwnersNotSupported)
+    }
+}
+
+/// The owners and plans of the inner store. Its operations fail with [`StoreError::OwnersNotSupported`] if the inner store
+/// has none.
+#[async_trait]
+impl<S: KeyAdmin> OwnerAdmin for FailingStore<S> {
+    async fn owner(&self, id: &str) -> Result<Option<Owner>, StoreError> {
+        self.owners_of_store()?.owner(id).await
+    }
+
+    async fn list_owners(&self, query: &OwnerQuery) -> Result<Page<Owner>, StoreError> {
+        self.owners_of_store()?.list_owners(query).await
+    }
+
+    async fn change_owner(
+        &self,
+        id: &str,
+        change: OwnerChange,
+        actor: Actor<'_>,
+    ) -> Result<Owner, StoreError> {
+        self.owners_of_store()?
+            .change_owner(id, change, actor)
+            .await
+    }
+
+    async fn plan(&self, name: &str) -> Result<Option<Plan>, StoreError> {
+        self.owners_of_store()?.plan(name).await
+    }
+
+    async fn list_plans(&self) -> Result<Vec<Plan>, StoreError> {
+        self.owners_of_store()?.list_plans().await
+    }
+
+    async fn set_plan(&self, plan: Plan, actor: Actor<'_>) -> Result<Plan, StoreError> {
+        self.owners_of_store()?.set_plan(plan, actor).await
+    }
+
+    async fn delete_plan(&self, name: &str, actor: Actor<'_>) -> Result<(), StoreError> {
+        self.owners_of_store()?.delete_plan(name, actor).await
     }
 }
 

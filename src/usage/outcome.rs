@@ -36,7 +36,8 @@ pub enum Cause {
 
 /// The reason why the layer rejected a request.
 ///
-/// Clients see less than this: all reasons from [`RejectionReason::Missing`] to [`RejectionReason::Expired`]
+/// Clients see less than this: all reasons from [`RejectionReason::Missing`] to
+/// [`RejectionReason::OwnerSuspended`]
 /// produce the same response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -58,6 +59,8 @@ pub enum RejectionReason {
     Revoked,
     /// The key has expired.
     Expired,
+    /// The owner of the key is suspended.
+    OwnerSuspended,
     /// The client IP is unknown or not in the key's address list.
     #[serde(alias = "address")]
     ClientIp,
@@ -141,7 +144,7 @@ impl Cause {
 
 impl RejectionReason {
     /// All reasons, in declaration order.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::Missing,
         Self::Malformed,
         Self::Ambiguous,
@@ -150,6 +153,7 @@ impl RejectionReason {
         Self::Disabled,
         Self::Revoked,
         Self::Expired,
+        Self::OwnerSuspended,
         Self::ClientIp,
         Self::Scope,
         Self::RateLimited,
@@ -170,6 +174,7 @@ impl RejectionReason {
             Self::Disabled => "disabled",
             Self::Revoked => "revoked",
             Self::Expired => "expired",
+            Self::OwnerSuspended => "owner_suspended",
             Self::ClientIp => "client_ip",
             Self::Scope => "scope",
             Self::RateLimited => "rate_limited",

@@ -13,7 +13,7 @@ use utoipa::openapi::{ContentBuilder, Ref, RefOr, ResponseBuilder};
 use utoipa::{IntoResponses, ToSchema};
 
 use super::security_headers::challenge;
-use crate::key::{InvalidKey, IssueError, RevealError, StoreError};
+use crate::key::{InvalidKey, InvalidOwner, InvalidPlan, IssueError, RevealError, StoreError};
 use crate::telemetry;
 use crate::usage::ReadError;
 
@@ -164,9 +164,16 @@ impl From<StoreError> for Problem {
             StoreError::NotFound(_) => Self::key_not_found(),
             StoreError::Conflict(_)
             | StoreError::NotActive { .. }
-            | StoreError::Replaced { .. } => Self::new(StatusCode::CONFLICT, error.to_string()),
+            | StoreError::Replaced { .. }
+            | StoreError::PlanInUse(_) => Self::new(StatusCode::CONFLICT, error.to_string()),
             StoreError::SecretsNotSupported => Self::field("/recoverable", error.to_string()),
             StoreError::Invalid(error) => error.into(),
+            StoreError::InvalidOwner(error) => error.into(),
+            StoreError::InvalidPlan(error) => error.into(),
+            StoreError::PlanNotFound(_) => Self::field("/plan", error.to_string()),
+            StoreError::OwnersNotSupported => {
+                Self::new(StatusCode::NOT_IMPLEMENTED, error.to_string())
+            }
             StoreError::Page(error) => Self::parameter("after", error.to_string()),
             StoreError::Timeout | StoreError::Busy | StoreError::Unavailable(_) => {
                 Self::unavailable(&error)
@@ -217,6 +224,7 @@ impl From<InvalidKey> for Problem {
         let field = match error {
             InvalidKey::Name => "/name",
             InvalidKey::Owner => "/owner",
+            InvalidKey::Plan => "/plan",
             InvalidKey::Environment => "/environment",
             InvalidKey::Scope | InvalidKey::TooManyScopes => "/scopes",
             InvalidKey::TooManyAddresses => "/addresses",
@@ -227,6 +235,33 @@ impl From<InvalidKey> for Problem {
             InvalidKey::Limit(_) => "/limits",
             InvalidKey::Recoverable => "/recoverable",
             InvalidKey::Hint => return Self::internal(),
+        };
+        Self::field(field, error.to_string())
+    }
+}
+
+impl From<InvalidOwner> for Problem {
+    fn from(error: InvalidOwner) -> Self {
+        let field = match error {
+            InvalidOwner::Id => "/id",
+            InvalidOwner::Name => "/name",
+            InvalidOwner::Plan => "/plan",
+            InvalidOwner::Limits(_) => "/limits",
+            InvalidOwner::Metadata(_) => "/metadata",
+            InvalidOwner::Time => "/created_at",
+        };
+        Self::field(field, error.to_string())
+    }
+}
+
+impl From<InvalidPlan> for Problem {
+    fn from(error: InvalidPlan) -> Self {
+        let field = match error {
+            InvalidPlan::Name => "/name",
+            InvalidPlan::KeyLimits(_) => "/key_limits",
+            InvalidPlan::OwnerLimits(_) => "/owner_limits",
+            InvalidPlan::Metadata(_) => "/metadata",
+            InvalidPlan::Time => "/created_at",
         };
         Self::field(field, error.to_string())
     }

@@ -103,11 +103,8 @@ impl KeyStore for EveryKeyStore {
         let mut key = Key::new(id, "one of many", Timestamp::UNIX_EPOCH);
         key.owner = Some("customer-17".into());
         key.limits.push(RateLimit::per_minute(60));
-        Ok(Some(KeyRecord {
-            key,
-            digest: Digest::from_sha256(&digest).unwrap(),
-            encrypted_secret: None,
-        }))
+        let digest = Digest::from_sha256(&digest).unwrap();
+        Ok(Some(KeyRecord::new(key, digest)))
     }
 }
 

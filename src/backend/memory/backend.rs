@@ -12,7 +12,7 @@ use crate::clock::Clock;
 use crate::key::InvalidationFeed;
 
 /// Stores keys and usage in memory. Implements [`KeyAdmin`](crate::key::KeyAdmin),
-/// [`AuditLog`](crate::key::AuditLog), [`UsageSink`](crate::usage::UsageSink) and
+/// [`OwnerAdmin`](crate::key::OwnerAdmin), [`AuditLog`](crate::key::AuditLog), [`UsageSink`](crate::usage::UsageSink) and
 /// [`UsageReader`](crate::usage::UsageReader).
 ///
 /// Clones share their data, which is lost when the process exits. The request log and the audit log keep the most

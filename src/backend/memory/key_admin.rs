@@ -9,13 +9,13 @@ use super::backend::MemoryBackend;
 use crate::id::KeyId;
 use crate::key::{
     Actor, AuditEntry, AuditLog, AuditQuery, InvalidationFeed, Key, KeyAdmin, KeyChange, KeyQuery,
-    KeyRecord, KeyStore, Rotation, StoreError,
+    KeyRecord, KeyStore, OwnerAdmin, Rotation, StoreError,
 };
 use crate::page::Page;
 
 impl MemoryBackend {
     /// The time of a change, not before that of the change before.
-    fn time(&self) -> Timestamp {
+    pub(super) fn time(&self) -> Timestamp {
         let now = self.shared.clock.now().timestamp();
         let last = self.shared.audited_at.lock();
         let mut last = last.unwrap_or_else(PoisonError::into_inner);
@@ -37,7 +37,10 @@ fn in_order(last: Timestamp, now: Timestamp) -> Timestamp {
 impl KeyStore for MemoryBackend {
     async fn find(&self, id: KeyId) -> Result<Option<KeyRecord>, StoreError> {
         let keys = self.keys();
-        Ok(keys.records.get(&id).map(KeyRecord::redacted))
+        Ok(keys.records.get(&id).map(|record| KeyRecord {
+            policy: keys.owners.policy(&record.key),
+            ..record.redacted()
+        }))
     }
 
     fn invalidations(&self) -> Option<&InvalidationFeed> {
@@ -67,7 +70,7 @@ impl KeyAdmin for MemoryBackend {
             records.iter().try_for_each(|record| keys.check(record))?;
             for record in records {
                 let id = record.key.id;
-                match keys.insert(record) {
+                match keys.insert(record, self.time()) {
                     Ok(key) => {
                         let entry = AuditEntry::created(actor, key, self.time());
                         keys.audit.add(entry);
@@ -102,8 +105,12 @@ impl KeyAdmin for MemoryBackend {
             let mut keys = self.keys();
             let record = keys.find(id)?;
             let before = record.key.clone();
-            record.apply(&change)?;
-            let key = record.key.clone();
+            let mut changed = record.clone();
+            changed.apply(&change)?;
+            let key = changed.key.clone();
+            keys.owners.check_plan(key.plan.as_ref())?;
+            *keys.find(id)? = changed;
+            keys.owners.add(key.owner.as_ref(), self.time());
             let entry = AuditEntry::changed(actor, &change, before, key.clone(), self.time());
             keys.audit.add(entry);
             key
@@ -128,7 +135,7 @@ impl KeyAdmin for MemoryBackend {
             }
             let before = old.key.clone();
             let new = old.rotate(&rotation)?;
-            let key = keys.insert(new)?;
+            let key = keys.insert(new, self.time())?;
             let after = old.key.clone();
             *keys.find(id)? = old;
             let entries = AuditEntry::rotated(actor, before, after, key.clone(), self.time());
@@ -174,6 +181,10 @@ impl KeyAdmin for MemoryBackend {
     fn audit_log(&self) -> Option<&dyn AuditLog> {
         let is_kept = self.keys().audit.is_kept();
         is_kept.then_some(self)
+    }
+
+    fn owner_admin(&self) -> Option<&dyn OwnerAdmin> {
+        Some(self)
     }
 }
 

@@ -5,9 +5,10 @@ use std::collections::{BTreeSet, HashMap};
 use jiff::Timestamp;
 
 use super::audit::Audit;
+use super::owners::Owners;
 use crate::backend::key_activity::KeyActivity;
 use crate::id::KeyId;
-use crate::key::{Key, KeyQuery, KeyRecord, StoreError};
+use crate::key::{Key, KeyQuery, KeyRecord, Policy, StoreError};
 use crate::page::Page;
 use crate::text::contains_ignoring_case;
 
@@ -17,6 +18,7 @@ pub(super) struct Keys {
     pub(super) activity: HashMap<KeyId, KeyActivity>,
     /// The listing order, oldest first.
     pub(super) order: BTreeSet<(Timestamp, KeyId)>,
+    pub(super) owners: Owners,
     /// Under the same lock as the keys, so that a change and its entry are written together.
     pub(super) audit: Audit,
 }
@@ -27,6 +29,7 @@ impl Keys {
             records: HashMap::new(),
             activity: HashMap::new(),
             order: BTreeSet::new(),
+            owners: Owners::default(),
             audit: Audit::new(audit_capacity),
         }
     }
@@ -70,18 +73,22 @@ impl Keys {
         if record.encrypted_secret.is_some() && !self.audit.is_kept() {
             return Err(StoreError::SecretsNotSupported);
         }
-        Ok(())
+        self.owners.check_plan(record.key.plan.as_ref())
     }
 
-    /// Inserts a key and returns it as stored.
-    pub(super) fn insert(&mut self, record: KeyRecord) -> Result<Key, StoreError> {
+    /// Inserts a key, with its owner, and returns it as stored.
+    pub(super) fn insert(&mut self, record: KeyRecord, now: Timestamp) -> Result<Key, StoreError> {
         self.check(&record)?;
         let id = record.key.id;
-        let record = record.in_whole_micros();
+        let record = KeyRecord {
+            policy: Policy::default(),
+            ..record.in_whole_micros()
+        };
         if self.records.contains_key(&id) {
             return Err(StoreError::Conflict(id));
         }
         let key = record.key.clone();
+        self.owners.add(key.owner.as_ref(), now);
         self.order.insert((key.created_at, id));
         self.records.insert(id, record);
         Ok(key)
@@ -104,6 +111,11 @@ impl Keys {
             .cloned()
             .collect();
         Ok(Page::from_surplus(matching, limit, KeyQuery::page_token))
+    }
+
+    pub(super) fn has_key_with(&self, plan: &str) -> bool {
+        let mut keys = self.records.values().map(|record| &record.key);
+        keys.any(|key| key.plan.as_deref() == Some(plan))
     }
 
     pub(super) fn owners(&self, contains: &str, limit: usize) -> Vec<String> {

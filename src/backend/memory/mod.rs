@@ -5,6 +5,8 @@ mod backend;
 mod config;
 mod key_admin;
 mod keys;
+mod owner_admin;
+mod owners;
 mod usage;
 mod usage_reader;
 

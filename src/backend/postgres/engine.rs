@@ -13,10 +13,9 @@ use super::partition_cache::PartitionCache;
 use super::rollups::{add_rollups, insert_rollups};
 use super::types::{Id, Json, Time, address};
 use crate::backend::sql::{
-    ActivityWriter, Dictionaries, Engine, Names, Row, SeriesRollup, Session, Statement, Value,
-    decode, timestamp,
+    ActivityWriter, Changed, Dictionaries, Engine, Names, Row, SeriesRollup, Session, Statement,
+    Value, decode, timestamp,
 };
-use crate::id::KeyId;
 use crate::key::InvalidationFeed;
 
 pub(in crate::backend) struct PostgresEngine {
@@ -207,11 +206,16 @@ impl Engine for PostgresEngine {
         self.prune_partitions(before).await
     }
 
-    async fn announce(&self, session: &mut PostgresSession, ids: &[KeyId]) -> Result<(), SqlError> {
-        let notify = format!("SELECT pg_notify({}, id) FROM (VALUES ", self.channel());
+    async fn announce(
+        &self,
+        session: &mut PostgresSession,
+        changed: &[Changed],
+    ) -> Result<(), SqlError> {
+        let channel = self.channel();
+        let notify = format!("SELECT pg_notify({channel}, payload) FROM (VALUES ");
         let mut notify = Statement::new(&self.names, &notify);
-        notify.push_rows(ids, |&id| [id.into()]);
-        notify.push(") ids (id)");
+        notify.push_rows(changed, |changed| [(&*changed.payload()).into()]);
+        notify.push(") changed (payload)");
         session.execute(notify).await?;
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! Listens for changes of keys by other processes.
+//! Listens for changes of keys, owners and plans by other processes.
 //!
 //! Notifications are lost while no connection listens. Whenever listening starts, including after a lost
 //! connection, the caches are cleared, so that they hold nothing older than the first notification. Without a
@@ -13,6 +13,7 @@ use tokio::task::JoinHandle;
 use tokio::time::error::Elapsed;
 use tokio::time::{sleep, timeout};
 
+use crate::backend::sql::Changed;
 use crate::key::InvalidationFeed;
 
 /// The background task that listens, started on first use.
@@ -94,10 +95,8 @@ async fn listen(
     *pause = BACKOFF.0;
     loop {
         match timeout(KEEPALIVE, listener.try_recv()).await {
-            Ok(received) => match received?.map(|notification| notification.payload().parse()) {
-                Some(Ok(id)) => changes.publish(id),
-                // Not a key id.
-                Some(Err(_)) => changes.publish_all(),
+            Ok(received) => match received? {
+                Some(it) => Changed::of_payload(it.payload()).publish(changes),
                 // The connection was lost.
                 None => return Ok(()),
             },

@@ -30,7 +30,7 @@ use super::sql::{
 use crate::id::KeyId;
 use crate::key::{
     Actor, AuditEntry, AuditLog, AuditQuery, InvalidationFeed, Key, KeyAdmin, KeyChange, KeyQuery,
-    KeyRecord, KeyStore, Rotation, StoreError,
+    KeyRecord, KeyStore, Owner, OwnerAdmin, OwnerChange, OwnerQuery, Plan, Rotation, StoreError,
 };
 use crate::page::Page;
 use crate::usage::{
@@ -39,7 +39,7 @@ use crate::usage::{
 };
 
 /// Stores keys and usage in a PostgreSQL database (tested with version 15). Implements [`KeyAdmin`],
-/// [`UsageSink`](crate::usage::UsageSink) and [`UsageReader`].
+/// [`OwnerAdmin`], [`UsageSink`](crate::usage::UsageSink) and [`UsageReader`].
 ///
 /// Any number of processes can share a database. A change of a key invalidates the caches of all processes through
 /// `LISTEN` and `NOTIFY`; without a connection to listen on, it takes effect when cache entries expire. Clones

@@ -1,18 +1,20 @@
 //! Key administration.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use sqlx::Error as SqlError;
 
 use super::backend::SqlBackend;
+use super::changed::Changed;
 use super::engine::{Engine, Session, Statement};
 use super::value::text;
-use super::{audit, keys};
+use super::{audit, keys, owners};
 use crate::id::KeyId;
 use crate::key::{
     Actor, AuditEntry, AuditQuery, EncryptedSecret, InvalidationFeed, Key, KeyChange, KeyQuery,
-    KeyRecord, Rotation, StoreError,
+    KeyRecord, Owner, Rotation, StoreError,
 };
 use crate::page::Page;
 use crate::text::contains_ignoring_case;
@@ -20,9 +22,9 @@ use crate::text::contains_ignoring_case;
 /// The time in which SQLite parses numbered parameters grows with the square of their number.
 const ROWS_PER_STATEMENT: usize = 32;
 
-/// A transaction that changes keys.
-struct Change<'a, E: Engine> {
-    backend: &'a SqlBackend<E>,
+/// A transaction that changes keys, owners or plans.
+pub(super) struct Change<'a, E: Engine> {
+    pub(super) backend: &'a SqlBackend<E>,
     session: E::Session,
 }
 
@@ -34,8 +36,8 @@ impl<E: Engine> SqlBackend<E> {
         self.engine.before_lookup(&self.changes);
         let record = async {
             let mut session = self.engine.reader().await?;
-            let rows = session.fetch(keys::find(self.names(), id)).await?;
-            rows.first().map(keys::record_of).transpose()
+            let rows = session.fetch(keys::look_up(self.names(), id)).await?;
+            rows.first().map(keys::record_with_policy).transpose()
         };
         record.await.map_err(StoreError::unavailable)
     }
@@ -48,7 +50,7 @@ impl<E: Engine> SqlBackend<E> {
             None => None,
         };
         let statement = keys::list(self.names(), query, owners.as_deref())?;
-        if [&query.owner, &query.name, &query.search]
+        if [&query.owner, &query.plan, &query.name, &query.search]
             .into_iter()
             .any(nul)
         {
@@ -117,6 +119,14 @@ impl<E: Engine> SqlBackend<E> {
             .map(KeyRecord::in_whole_micros)
             .partition(|record| ids.insert(record.key.id));
         let mut change = self.begin().await?;
+        let new = records.iter().map(|record| &record.key);
+        let plans = new.clone().filter_map(|key| key.plan.as_ref());
+        change
+            .add_owners(new.filter_map(|key| key.owner.as_ref()))
+            .await?;
+        for plan in plans.collect::<BTreeSet<_>>() {
+            change.require_plan(plan).await?;
+        }
         let mut created = Vec::new();
         let mut existing: Vec<_> = repeated.iter().map(|record| record.key.id).collect();
         for records in records.chunks(ROWS_PER_STATEMENT) {
@@ -128,9 +138,9 @@ impl<E: Engine> SqlBackend<E> {
             let new = new.filter(|key| inserted.contains(&key.id));
             let entries = new.map(|key| AuditEntry::created(actor, key.clone(), now));
             change.record_audit(&entries.collect::<Vec<_>>()).await?;
-            created.extend(inserted);
+            created.extend(inserted.into_iter().map(Changed::Key));
         }
-        change.commit(&created).await?;
+        change.commit(created).await?;
         Ok(existing)
     }
 
@@ -144,11 +154,17 @@ impl<E: Engine> SqlBackend<E> {
         let mut record = change.lock(id).await?;
         let before = record.key.clone();
         record.apply(&what)?;
+        change.add_owners(&record.key.owner).await?;
+        if let Some(plan) = &record.key.plan
+            && before.plan != record.key.plan
+        {
+            change.require_plan(plan).await?;
+        }
         change.update(&record).await?;
         let (now, key) = (Timestamp::now(), record.key.clone());
         let entry = AuditEntry::changed(actor, &what, before, key, now);
         change.record_audit(&[entry]).await?;
-        change.commit(&[id]).await?;
+        change.commit(vec![Changed::Key(id)]).await?;
         Ok(record.key)
     }
 
@@ -167,6 +183,7 @@ impl<E: Engine> SqlBackend<E> {
         }
         let before = old.key.clone();
         let new = old.rotate(&rotation)?;
+        change.add_owners(&new.key.owner).await?;
         if change.insert(std::slice::from_ref(&new)).await?.is_empty() {
             return Err(StoreError::Conflict(new.key.id));
         }
@@ -174,7 +191,8 @@ impl<E: Engine> SqlBackend<E> {
         let now = Timestamp::now();
         let entries = AuditEntry::rotated(actor, before, old.key, new.key.clone(), now);
         change.record_audit(&entries).await?;
-        change.commit(&[id, new.key.id]).await?;
+        let changed = [id, new.key.id].map(Changed::Key);
+        change.commit(changed.into()).await?;
         Ok(new.key)
     }
 
@@ -190,7 +208,7 @@ impl<E: Engine> SqlBackend<E> {
         change
             .record_audit(&[AuditEntry::deleted(actor, record.key, now)])
             .await?;
-        change.commit(&[id]).await
+        change.commit(vec![Changed::Key(id)]).await
     }
 
     pub(in crate::backend) async fn reveal(
@@ -209,7 +227,7 @@ impl<E: Engine> SqlBackend<E> {
             .record_audit(&[AuditEntry::revealed(actor, key, now)])
             .await?;
         // The key is unchanged, so caches need no invalidation.
-        change.commit(&[]).await?;
+        change.commit(Vec::new()).await?;
         Ok(Some(record))
     }
 
@@ -218,10 +236,10 @@ impl<E: Engine> SqlBackend<E> {
         query: &AuditQuery,
     ) -> Result<Page<AuditEntry>, StoreError> {
         let statement = audit::page(self.names(), query)?;
-        if query
-            .actor
-            .as_deref()
-            .is_some_and(|actor| actor.contains('\0'))
+        let nul = |text: &Option<String>| text.as_deref().is_some_and(|text| text.contains('\0'));
+        if [&query.actor, &query.owner, &query.plan]
+            .into_iter()
+            .any(nul)
         {
             return Ok(Page::empty());
         }
@@ -239,7 +257,7 @@ impl<E: Engine> SqlBackend<E> {
         ))
     }
 
-    async fn begin(&self) -> Result<Change<'_, E>, StoreError> {
+    pub(super) async fn begin(&self) -> Result<Change<'_, E>, StoreError> {
         let session = self.engine.writer().await;
         Ok(Change {
             backend: self,
@@ -298,7 +316,7 @@ impl<E: Engine> Change<'_, E> {
         Ok(())
     }
 
-    async fn record_audit(&mut self, entries: &[AuditEntry]) -> Result<(), StoreError> {
+    pub(super) async fn record_audit(&mut self, entries: &[AuditEntry]) -> Result<(), StoreError> {
         if !entries.is_empty() {
             self.run(audit::insert(self.backend.names(), entries))
                 .await?;
@@ -306,19 +324,55 @@ impl<E: Engine> Change<'_, E> {
         Ok(())
     }
 
-    async fn run(&mut self, statement: Statement) -> Result<u64, StoreError> {
+    pub(super) async fn run(&mut self, statement: Statement) -> Result<u64, StoreError> {
         let rows = self.session.execute(statement).await;
         rows.map_err(StoreError::unavailable)
     }
 
-    /// Commits and announces the changed keys, even if the caller is cancelled.
-    async fn commit(mut self, ids: &[KeyId]) -> Result<(), StoreError> {
-        for ids in ids.chunks(500) {
+    /// Reads rows.
+    pub(super) async fn fetch<T>(
+        &mut self,
+        statement: Statement,
+        decode: impl Fn(&<E::Session as Session>::Row) -> Result<T, SqlError>,
+    ) -> Result<Vec<T>, StoreError> {
+        let rows = self.session.fetch(statement).await;
+        let rows = rows.and_then(|rows| rows.iter().map(decode).collect());
+        rows.map_err(StoreError::unavailable)
+    }
+
+    /// Creates the owners that do not exist.
+    async fn add_owners<'o>(
+        &mut self,
+        owners: impl IntoIterator<Item = &'o Arc<str>>,
+    ) -> Result<(), StoreError> {
+        // In the same order in all transactions, so that they do not wait for each other.
+        let ids: BTreeSet<_> = owners.into_iter().cloned().collect();
+        let now = Timestamp::now();
+        let owners: Vec<_> = ids.into_iter().map(|id| Owner::new(id, now)).collect();
+        for owners in owners.chunks(ROWS_PER_STATEMENT) {
+            self.run(owners::insert(self.backend.names(), owners))
+                .await?;
+        }
+        Ok(())
+    }
+
+    /// Checks that a plan exists, and prevents its deletion until the end of the transaction.
+    pub(super) async fn require_plan(&mut self, plan: &Arc<str>) -> Result<(), StoreError> {
+        let share = owners::share_plan(self.backend.names(), plan);
+        match self.fetch(share, |_| Ok(())).await?.is_empty() {
+            true => Err(StoreError::PlanNotFound(plan.clone())),
+            false => Ok(()),
+        }
+    }
+
+    /// Commits and announces what was changed, even if the caller is cancelled.
+    pub(super) async fn commit(mut self, changed: Vec<Changed>) -> Result<(), StoreError> {
+        for changed in changed.chunks(500) {
             let engine = &self.backend.engine;
-            let announced = engine.announce(&mut self.session, ids).await;
+            let announced = engine.announce(&mut self.session, changed).await;
             announced.map_err(StoreError::unavailable)?;
         }
-        let announce = Announce(self.backend.changes.clone(), ids.to_vec());
+        let announce = Announce(self.backend.changes.clone(), changed);
         let session = self.session;
         // In its own task: the caller may be cancelled during the commit, and caches must be invalidated after it,
         // not before.
@@ -333,14 +387,14 @@ impl<E: Engine> Change<'_, E> {
     }
 }
 
-/// Invalidates the keys in the caches of this process when dropped. Also after a failed commit, which may have
+/// Invalidates what was changed in the caches of this process when dropped. Also after a failed commit, which may have
 /// taken effect.
-struct Announce(InvalidationFeed, Vec<KeyId>);
+struct Announce(InvalidationFeed, Vec<Changed>);
 
 impl Drop for Announce {
     fn drop(&mut self) {
-        for &id in &self.1 {
-            self.0.publish(id);
+        for changed in &self.1 {
+            changed.publish(&self.0);
         }
     }
 }

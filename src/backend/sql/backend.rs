@@ -121,6 +121,46 @@ macro_rules! keep_in_sql {
             fn audit_log(&self) -> Option<&dyn AuditLog> {
                 Some(self)
             }
+
+            fn owner_admin(&self) -> Option<&dyn OwnerAdmin> {
+                Some(self)
+            }
+        }
+
+        #[async_trait]
+        impl OwnerAdmin for $backend {
+            async fn owner(&self, id: &str) -> Result<Option<Owner>, StoreError> {
+                self.0.owner(id).await
+            }
+
+            async fn list_owners(&self, query: &OwnerQuery) -> Result<Page<Owner>, StoreError> {
+                self.0.list_owners(query).await
+            }
+
+            async fn change_owner(
+                &self,
+                id: &str,
+                change: OwnerChange,
+                actor: Actor<'_>,
+            ) -> Result<Owner, StoreError> {
+                self.0.change_owner(id, change, actor).await
+            }
+
+            async fn plan(&self, name: &str) -> Result<Option<Plan>, StoreError> {
+                self.0.plan(name).await
+            }
+
+            async fn list_plans(&self) -> Result<Vec<Plan>, StoreError> {
+                self.0.list_plans().await
+            }
+
+            async fn set_plan(&self, plan: Plan, actor: Actor<'_>) -> Result<Plan, StoreError> {
+                self.0.set_plan(plan, actor).await
+            }
+
+            async fn delete_plan(&self, name: &str, actor: Actor<'_>) -> Result<(), StoreError> {
+                self.0.delete_plan(name, actor).await
+            }
         }
 
         #[async_trait]

@@ -28,6 +28,11 @@ impl Dialect {
         by_dialect!(self, sqlite: "", postgres: " FOR UPDATE")
     }
 
+    /// A suffix of a `SELECT` that prevents the deletion of the rows until the end of the transaction.
+    pub(super) fn share_rows(self) -> &'static str {
+        by_dialect!(self, sqlite: "", postgres: " FOR KEY SHARE")
+    }
+
     /// A suffix of a `SELECT` that locks the rows and skips those that are locked by others.
     pub(super) fn skip_locked(self) -> &'static str {
         by_dialect!(self, sqlite: "", postgres: " FOR UPDATE SKIP LOCKED")

@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use sqlx::Error as SqlError;
 use uuid::Uuid;
 
+use super::changed::Changed;
 use super::names::Names;
 use super::series_rollup::SeriesRollup;
 use crate::id::KeyId;
@@ -59,11 +60,11 @@ pub(in crate::backend) trait Engine: Send + Sync + 'static {
     /// Called before a lookup whose result may be cached, to start listening for changes.
     fn before_lookup(&self, _changes: &InvalidationFeed) {}
 
-    /// Notifies other processes of changed keys when the transaction commits.
+    /// Notifies other processes of changes when the transaction commits.
     fn announce(
         &self,
         session: &mut Self::Session,
-        ids: &[KeyId],
+        changed: &[Changed],
     ) -> impl Future<Output = Result<(), SqlError>> + Send;
 }
 

@@ -9,33 +9,51 @@ use super::value::{
     time, to_json,
 };
 use crate::id::KeyId;
-use crate::key::{EncryptedSecret, Key, KeyQuery, KeyRecord, KeyStatus, StoreError};
+use crate::key::{EncryptedSecret, Key, KeyQuery, KeyRecord, KeyStatus, Policy, StoreError};
+use crate::limit::RateLimit;
 
 /// Does not read the encrypted secret, only whether there is one.
-const SELECT: &str = "SELECT id, name, owner, environment, scopes, limits, addresses, metadata,
+const SELECT: &str = "SELECT id, name, owner, plan, environment, scopes, limits, addresses, metadata,
     created_at, expires_at, disabled, revoked_at, rotated_from, replaced_by, lineage, first_accepted_at,
     last_accepted_at, rejected_since, hint, digest,
     encrypted_secret IS NOT NULL AS recoverable, imported
     FROM {prefix}keys";
 
+/// The columns of [`policy_of`].
+const SELECT_POLICY: &str =
+    "kp.key_limits AS plan_key_limits, op.key_limits AS owner_plan_key_limits,
+    o.limits AS owner_limits, op.owner_limits AS owner_plan_limits, o.status AS owner_status";
+
 const SELECT_ENCRYPTED_SECRET: &str = "SELECT encrypted_secret FROM {prefix}keys WHERE id = $1";
 
-const INSERT: &str = "INSERT INTO {prefix}keys (id, name, name_lower, owner, environment, scopes, limits,
+const INSERT: &str = "INSERT INTO {prefix}keys (id, name, name_lower, owner, plan, environment, scopes, limits,
     addresses, metadata, expires_at, disabled, revoked_at, replaced_by, created_at, rotated_from, lineage,
     first_accepted_at, last_accepted_at, rejected_since, hint, digest, encrypted_secret, imported) VALUES ";
 
 /// Updates the mutable columns except the activity, which the sink writes. The encrypted secret can only be
 /// removed.
 const UPDATE: &str =
-    "UPDATE {prefix}keys SET name = $2, name_lower = $3, owner = $4, environment = $5,
-    scopes = $6, limits = $7, addresses = $8, metadata = $9, expires_at = $10, disabled = $11,
-    revoked_at = $12, replaced_by = $13, encrypted_secret = CASE WHEN $14 THEN encrypted_secret END, digest = $15
+    "UPDATE {prefix}keys SET name = $2, name_lower = $3, owner = $4, plan = $5,
+    environment = $6, scopes = $7, limits = $8, addresses = $9, metadata = $10, expires_at = $11, disabled = $12,
+    revoked_at = $13, replaced_by = $14, encrypted_secret = CASE WHEN $15 THEN encrypted_secret END, digest = $16
     WHERE id = $1";
 
 pub(super) fn find(names: &Names, id: KeyId) -> Statement {
     let mut sql = Statement::new(names, SELECT);
     sql.push(" WHERE id = ").push_bind(id);
     sql
+}
+
+/// Selects a key with its policy.
+pub(super) fn look_up(names: &Names, id: KeyId) -> Statement {
+    let owner = names.dialect.in_byte_order("k.owner");
+    let select = format!(
+        "SELECT k.*, {SELECT_POLICY} FROM ({SELECT} WHERE id = $1) k
+        LEFT JOIN {{prefix}}owners o ON o.id = {owner}
+        LEFT JOIN {{prefix}}plans kp ON kp.name = k.plan
+        LEFT JOIN {{prefix}}plans op ON op.name = o.plan"
+    );
+    Statement::new(names, &select).bind(id)
 }
 
 /// Selects a key and locks its row for an update.
@@ -88,12 +106,13 @@ pub(super) fn update(names: &Names, record: &KeyRecord) -> Statement {
 }
 
 /// The id and the mutable columns, with which both statements begin.
-fn mutable(key: &Key) -> [Value; 13] {
+fn mutable(key: &Key) -> [Value; 14] {
     [
         key.id.into(),
         (&*key.name).into(),
         (&*key.name.to_lowercase()).into(),
         key.owner.as_deref().into(),
+        key.plan.as_deref().into(),
         key.environment.as_deref().into(),
         Value::Json(Some(to_json(&key.scopes))),
         Value::Json(Some(to_json(&key.limits))),
@@ -129,6 +148,9 @@ pub(super) fn list(
     sql.push(" WHERE TRUE");
     if let Some(owner) = query.owner.as_deref() {
         sql.push(" AND owner = ").push_bind(owner);
+    }
+    if let Some(plan) = query.plan.as_deref() {
+        sql.push(" AND plan = ").push_bind(plan);
     }
     if let Some(owners) = owners {
         let place = sql.placeholder(Value::Json(Some(to_json(&owners))));
@@ -206,6 +228,7 @@ pub(super) fn record_of(row: &impl Row) -> Result<KeyRecord, SqlError> {
     let id: KeyId = parsed(required(row.text("id")?)?)?;
     let mut key = Key::new(id, text(row, "name")?, time(row, "created_at")?);
     key.owner = row.text("owner")?.map(Into::into);
+    key.plan = row.text("plan")?.map(Into::into);
     key.environment = row.text("environment")?.map(Into::into);
     key.scopes = from_json(required(row.json("scopes")?)?)?;
     key.limits = from_json(required(row.json("limits")?)?)?;
@@ -224,11 +247,22 @@ pub(super) fn record_of(row: &impl Row) -> Result<KeyRecord, SqlError> {
     key.recoverable = row.boolean("recoverable")?;
     key.imported = row.boolean("imported")?;
     let digest = parsed(required(row.text("digest")?)?)?;
-    Ok(KeyRecord {
-        key,
-        digest,
-        encrypted_secret: None,
-    })
+    Ok(KeyRecord::new(key, digest))
+}
+
+/// The record of a row of [`look_up`].
+pub(super) fn record_with_policy(row: &impl Row) -> Result<KeyRecord, SqlError> {
+    let limits = |column: &str| -> Result<Vec<RateLimit>, SqlError> {
+        let limits = row.json(column)?.map(from_json).transpose()?;
+        Ok(limits.unwrap_or_default())
+    };
+    let mut record = record_of(row)?;
+    record.policy = Policy::resolve(
+        [limits("plan_key_limits")?, limits("owner_plan_key_limits")?],
+        [limits("owner_limits")?, limits("owner_plan_limits")?],
+        row.text("owner_status")?.map(parsed).transpose()?,
+    );
+    Ok(record)
 }
 
 pub(super) fn encrypted_secret_of(row: &impl Row) -> Result<Option<EncryptedSecret>, SqlError> {

@@ -10,10 +10,9 @@ use uuid::Uuid;
 
 use super::rollups::{add_rollups, insert_rollups};
 use crate::backend::sql::{
-    ActivityWriter, Dictionaries, Engine, Names, Row, SeriesRollup, Session, Statement, Value,
-    decode, delete_in_batches,
+    ActivityWriter, Changed, Dictionaries, Engine, Names, Row, SeriesRollup, Session, Statement,
+    Value, decode, delete_in_batches,
 };
-use crate::id::KeyId;
 
 pub(super) struct SqliteEngine {
     /// A single connection, since SQLite has a single writer: writers queue for it in the pool, not in SQLite.
@@ -158,7 +157,7 @@ impl Engine for SqliteEngine {
     }
 
     /// Does nothing: other processes see the change when their cache entries expire.
-    async fn announce(&self, _: &mut SqliteSession, _: &[KeyId]) -> Result<(), SqlError> {
+    async fn announce(&self, _: &mut SqliteSession, _: &[Changed]) -> Result<(), SqlError> {
         Ok(())
     }
 }

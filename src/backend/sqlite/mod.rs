@@ -25,7 +25,7 @@ use super::sql::{
 use crate::id::KeyId;
 use crate::key::{
     Actor, AuditEntry, AuditLog, AuditQuery, InvalidationFeed, Key, KeyAdmin, KeyChange, KeyQuery,
-    KeyRecord, KeyStore, Rotation, StoreError,
+    KeyRecord, KeyStore, Owner, OwnerAdmin, OwnerChange, OwnerQuery, Plan, Rotation, StoreError,
 };
 use crate::page::Page;
 use crate::usage::{
@@ -34,7 +34,7 @@ use crate::usage::{
 };
 
 /// Stores keys and usage in a SQLite database. Implements [`KeyAdmin`](crate::key::KeyAdmin),
-/// [`UsageSink`](crate::usage::UsageSink) and [`UsageReader`](crate::usage::UsageReader).
+/// [`OwnerAdmin`](crate::key::OwnerAdmin), [`UsageSink`](crate::usage::UsageSink) and [`UsageReader`](crate::usage::UsageReader).
 ///
 /// Clones share their connections. A change made through one of them invalidates all caches in this process at
 /// once; other processes see it when their cache entries expire.

@@ -9,8 +9,8 @@ use crate::conformance::assert::{equal, fails_with, holds, succeeds};
 use crate::conformance::fixture::{Fixture, id, too_early, tricky_strings};
 use crate::id::KeyId;
 use crate::key::{
-    Actor, AuditAction, AuditEntry, AuditQuery, Key, KeyAdmin, KeyChange, KeyRecord, KeyUpdate,
-    Rotation, StoreError,
+    Actor, AuditAction, AuditEntry, AuditQuery, AuditState, Key, KeyAdmin, KeyChange, KeyRecord,
+    KeyUpdate, Rotation, StoreError,
 };
 use crate::page::{PageRequest, PageToken};
 
@@ -99,15 +99,16 @@ async fn expect_entries<S: KeyAdmin + ?Sized>(
     let expected: Vec<_> = steps.iter().map(|(action, _)| *action).collect();
     let rule = "every change has exactly one entry, in the order of the changes, and entries outlive their key";
     equal(&actions, &expected, rule);
-    let mut before = &None;
+    let mut before = None;
     for (entry, (_, after)) in entries.iter().rev().zip(steps) {
         let rule = format!("an entry names the actor of the change: {entry:?}");
         equal(&entry.actor, &actor.to_name(), rule);
         let rule = "an entry holds the key as it was before the change";
-        equal(&entry.before, before, rule);
+        equal(&entry.before, &before, rule);
+        let after = after.clone().map(AuditState::from);
         equal(
             &entry.after,
-            after,
+            &after,
             "an entry holds the key as it was after the change",
         );
         let position = AuditQuery::page_token(entry);
@@ -118,10 +119,17 @@ async fn expect_entries<S: KeyAdmin + ?Sized>(
     entries
 }
 
+/// The entries of the same key.
+fn of_key(entry: &AuditEntry) -> AuditQuery {
+    let mut query = AuditQuery::new();
+    query.key = entry.subject.key();
+    query
+}
+
 async fn filters_agree_with_matches<S: KeyAdmin + ?Sized>(store: &S, entries: &[AuditEntry]) {
     let mut queries = Vec::new();
     for entry in entries.iter().step_by(5) {
-        let of_key = AuditQuery::new().key(entry.key);
+        let of_key = of_key(entry);
         let mut of = vec![of_key.clone()];
         for actor in entries
             .iter()
@@ -174,7 +182,7 @@ async fn filters_work_alone<S: KeyAdmin + ?Sized>(store: &S, entries: &[AuditEnt
 }
 
 async fn page_sizes_are_clamped<S: KeyAdmin + ?Sized>(store: &S, entries: &[AuditEntry]) {
-    let query = AuditQuery::new().key(entries[0].key);
+    let query = of_key(&entries[0]);
     let all = expected(entries, &query).len();
     for (limit, rule) in [
         (0, "a page size of 0 is raised to 1"),

@@ -97,6 +97,8 @@ impl Invalidate for Invalidated {
         self.push(Some(id));
     }
 
+    fn remove_owner(&self, _: &str) {}
+
     fn clear(&self) {
         self.push(None);
     }

@@ -229,7 +229,7 @@ async fn every_reveal_is_audited<S: KeyAdmin + ?Sized>(store: &S, fixture: &Fixt
         equal(&entries[0].actor, &actor.to_name(), rule);
         for entry in entries {
             let rule = "the entry of a reveal holds the unchanged key as before and after";
-            let key = Some(record.key.clone());
+            let key = Some(record.key.clone().into());
             equal(&(entry.before, entry.after), &(key.clone(), key), rule);
         }
     }

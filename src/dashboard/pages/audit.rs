@@ -6,12 +6,12 @@ use axum::extract::State;
 use axum::response::Response;
 use maud::{Markup, html};
 
-use super::components::{self, Input, caption, line_or_none, line_to, none, time};
+use super::components::{self, Input, caption, clipped, line_or_none, line_to, none, time};
 use super::{Failure, audit_changes, page};
 use crate::dashboard::form::{FieldErrors, FormFields};
 use crate::dashboard::page_context::PageContext;
 use crate::dashboard::state::Shared;
-use crate::key::{AuditAction, AuditEntry, AuditQuery};
+use crate::key::{AuditAction, AuditEntry, AuditQuery, AuditState, AuditSubject};
 use crate::page::Page;
 
 const FILTERS: [&str; 3] = ["actor", "key", "action"];
@@ -106,19 +106,23 @@ fn content(
 }
 
 fn row(context: &PageContext, entry: &AuditEntry) -> Markup {
-    let name = entry
-        .after
-        .as_ref()
-        .or(entry.before.as_ref())
-        .map(|key| &*key.name);
-    let at = context.at(&format!("/keys/{}", entry.key));
+    let state = entry.after.as_ref().or(entry.before.as_ref());
+    let name = state.and_then(AuditState::as_key).map(|key| &*key.name);
+    let subject = match &entry.subject {
+        AuditSubject::Key(id) => {
+            let at = context.at(&format!("/keys/{id}"));
+            html! { @match name { Some(name) => (line_to(&at, name)), None => a href=(at) { (none()) } } }
+        }
+        AuditSubject::Owner(owner) => html! { "Owner " (clipped(owner)) },
+        AuditSubject::Plan(plan) => html! { "Plan " (clipped(plan)) },
+    };
     html! {
         tr {
             td data-label="Time" { (time(context, entry.time)) }
             td data-label="Actor" { (line_or_none(entry.actor.as_deref())) }
             td data-label="Action" { (entry.action.as_str()) }
-            td data-label="Key" { @match name { Some(name) => (line_to(&at, name)), None => a href=(at) { (none()) } } }
-            td data-label="Key ID" { code { (entry.key) } }
+            td data-label="Key" { (subject) }
+            td data-label="Key ID" { @match entry.subject.key() { Some(id) => code { (id) }, None => (none()) } }
             td .changes data-label="Changes" { (audit_changes::list(context, entry)) }
         }
     }

@@ -126,6 +126,9 @@ fn explanation_of(reason: RejectionReason) -> &'static str {
         RejectionReason::Expired => {
             "The API key had expired. Change its expiry date or generate another one."
         }
+        RejectionReason::OwnerSuspended => {
+            "The owner of the API key is suspended. Resume the owner to accept its requests."
+        }
         RejectionReason::ClientIp => {
             "The client's IP address is unknown or not among the allowed IPs of the API key."
         }
@@ -184,6 +187,7 @@ pub(super) fn of_rejection(reason: RejectionReason) -> &'static str {
         RejectionReason::Disabled => "Disabled",
         RejectionReason::Revoked => "Revoked",
         RejectionReason::Expired => "Expired",
+        RejectionReason::OwnerSuspended => "Owner suspended",
         RejectionReason::ClientIp => "Address not allowed",
         RejectionReason::Scope => "Scope missing",
         RejectionReason::RateLimited => "Rate limited",

@@ -168,6 +168,7 @@ pub(super) fn field_of(error: &InvalidKey) -> Option<&'static str> {
     match error {
         InvalidKey::Name => Some("name"),
         InvalidKey::Owner => Some("owner"),
+        InvalidKey::Plan => Some("plan"),
         InvalidKey::Environment => Some("environment"),
         InvalidKey::Scope | InvalidKey::TooManyScopes => Some("scopes"),
         InvalidKey::Limit(_) => Some(limit_fields::NAME),

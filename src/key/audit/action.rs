@@ -5,17 +5,18 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::key::KeyChange;
+use crate::key::{KeyChange, OwnerChange};
 use crate::parse_error::ParseError;
 
-/// An action on a key.
+/// An action on a key, an owner or a plan.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum AuditAction {
-    /// The key was created: issued, imported or the successor in a rotation.
+    /// The key was created: issued, imported or the successor in a rotation; or the plan or owner was created. An owner that
+    /// comes into being with a key has no entry.
     Created,
-    /// Fields of the key were updated.
+    /// Fields of the key, owner or plan were updated.
     Updated,
     /// The key was disabled.
     Disabled,
@@ -29,13 +30,17 @@ pub enum AuditAction {
     Revealed,
     /// The digest of the secret was replaced by another digest of the same secret.
     Rehashed,
-    /// The key was deleted.
+    /// The key or plan was deleted.
     Deleted,
+    /// The owner was suspended.
+    Suspended,
+    /// The owner was resumed.
+    Resumed,
 }
 
 impl AuditAction {
     /// All actions, in declaration order.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 11] = [
         Self::Created,
         Self::Updated,
         Self::Disabled,
@@ -45,6 +50,8 @@ impl AuditAction {
         Self::Revealed,
         Self::Rehashed,
         Self::Deleted,
+        Self::Suspended,
+        Self::Resumed,
     ];
 
     /// The name in `snake_case`, as serialized.
@@ -59,10 +66,21 @@ impl AuditAction {
             Self::Revealed => "revealed",
             Self::Rehashed => "rehashed",
             Self::Deleted => "deleted",
+            Self::Suspended => "suspended",
+            Self::Resumed => "resumed",
         }
     }
 
-    /// The action of a change.
+    /// The action of a change to an owner.
+    pub fn of_owner(change: &OwnerChange) -> Self {
+        match change {
+            OwnerChange::Update(_) => Self::Updated,
+            OwnerChange::Suspend => Self::Suspended,
+            OwnerChange::Resume => Self::Resumed,
+        }
+    }
+
+    /// The action of a change to a key.
     pub fn of(change: &KeyChange) -> Self {
         match change {
             KeyChange::Update(_) => Self::Updated,

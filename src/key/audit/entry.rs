@@ -9,14 +9,16 @@ use uuid::Uuid;
 
 use super::action::AuditAction;
 use super::actor::Actor;
-use crate::id::{KeyId, uuid_at};
-use crate::key::{Key, KeyChange};
+use super::subject::{AuditState, AuditSubject};
+use crate::id::uuid_at;
+use crate::key::{Key, KeyChange, Owner, OwnerChange, Plan};
 use crate::page::whole_micros;
 
-/// An entry of the audit log: an action on a key, by whom and when, and the key before and after.
+/// An entry of the audit log: an action on a key, an owner or a plan, by whom and when, and its state before and after.
 ///
 /// Entries contain neither secrets, encrypted or not, nor digests, because a [`Key`] does not. They do contain
-/// everything else that the application stores in keys, including metadata, and stay when the key is deleted.
+/// everything else that the application stores in keys, owners and plans, including metadata, and stay when the key is
+/// deleted.
 ///
 /// A store writes an entry in the same transaction as the change: the entry exists if and only if the change took
 /// place. A change without effect, such as disabling a disabled key, has an entry as well.
@@ -43,25 +45,26 @@ pub struct AuditEntry {
     pub actor: Option<String>,
     /// The action.
     pub action: AuditAction,
-    /// The key that the action applies to.
-    pub key: KeyId,
-    /// The key before the action; `None` if it was created.
-    pub before: Option<Key>,
-    /// The key after the action; `None` if it was deleted.
-    pub after: Option<Key>,
+    /// What the action applies to. In JSON, a field `key`, `owner` or `plan`.
+    #[serde(flatten)]
+    pub subject: AuditSubject,
+    /// The subject before the action; `None` if it was created.
+    pub before: Option<AuditState>,
+    /// The subject after the action; `None` if it was deleted.
+    pub after: Option<AuditState>,
 }
 
 impl AuditEntry {
-    /// An entry without actor and keys, with a new id. Stores with a schema of their own reconstruct entries from
+    /// An entry without actor and states, with a new id. Stores with a schema of their own reconstruct entries from
     /// it and set the remaining fields, including the id.
-    pub fn new(action: AuditAction, key: KeyId, time: Timestamp) -> Self {
+    pub fn new(action: AuditAction, subject: impl Into<AuditSubject>, time: Timestamp) -> Self {
         let time = whole_micros(time);
         Self {
             id: next_id(time),
             time,
             actor: None,
             action,
-            key,
+            subject: subject.into(),
             before: None,
             after: None,
         }
@@ -69,11 +72,8 @@ impl AuditEntry {
 
     /// An entry for a key that was created.
     pub fn created(actor: Actor<'_>, key: Key, time: Timestamp) -> Self {
-        Self {
-            actor: actor.to_name(),
-            after: Some(key.clone()),
-            ..Self::new(AuditAction::Created, key.id, time)
-        }
+        let id = key.id;
+        Self::between(actor, AuditAction::Created, id, (None, Some(key)), time)
     }
 
     /// An entry for a key that was changed.
@@ -84,7 +84,8 @@ impl AuditEntry {
         after: Key,
         time: Timestamp,
     ) -> Self {
-        Self::between(actor, AuditAction::of(change), before, after, time)
+        let (action, id) = (AuditAction::of(change), after.id);
+        Self::between(actor, action, id, (Some(before), Some(after)), time)
     }
 
     /// The two entries of a rotation: [`AuditAction::Rotated`] for the old key, whose expiry changed, and
@@ -96,36 +97,68 @@ impl AuditEntry {
         new: Key,
         time: Timestamp,
     ) -> [Self; 2] {
-        let old = Self::between(actor, AuditAction::Rotated, before, after, time);
+        let (action, id) = (AuditAction::Rotated, after.id);
+        let old = Self::between(actor, action, id, (Some(before), Some(after)), time);
         [old, Self::created(actor, new, time)]
     }
 
     /// An entry for a secret that was revealed, which leaves the key unchanged.
     pub fn revealed(actor: Actor<'_>, key: Key, time: Timestamp) -> Self {
-        Self::between(actor, AuditAction::Revealed, key.clone(), key, time)
+        let (action, id) = (AuditAction::Revealed, key.id);
+        Self::between(actor, action, id, (Some(key.clone()), Some(key)), time)
     }
 
     /// An entry for a key that was deleted.
     pub fn deleted(actor: Actor<'_>, key: Key, time: Timestamp) -> Self {
-        Self {
-            actor: actor.to_name(),
-            before: Some(key.clone()),
-            ..Self::new(AuditAction::Deleted, key.id, time)
-        }
+        let id = key.id;
+        Self::between(actor, AuditAction::Deleted, id, (Some(key), None), time)
     }
 
-    fn between(
+    /// An entry for an owner that was changed. If there was none before and its fields were set, it was created.
+    pub fn owner_changed(
+        actor: Actor<'_>,
+        change: &OwnerChange,
+        before: Option<Owner>,
+        after: Owner,
+        time: Timestamp,
+    ) -> Self {
+        let action = match (AuditAction::of_owner(change), &before) {
+            (AuditAction::Updated, None) => AuditAction::Created,
+            (action, _) => action,
+        };
+        let subject = AuditSubject::Owner(after.id.clone());
+        Self::between(actor, action, subject, (before, Some(after)), time)
+    }
+
+    /// An entry for a plan that was created or replaced.
+    pub fn plan_set(actor: Actor<'_>, before: Option<Plan>, after: Plan, time: Timestamp) -> Self {
+        let action = match before {
+            Some(_) => AuditAction::Updated,
+            None => AuditAction::Created,
+        };
+        let subject = AuditSubject::Plan(after.name.clone());
+        Self::between(actor, action, subject, (before, Some(after)), time)
+    }
+
+    /// An entry for a plan that was deleted.
+    pub fn plan_deleted(actor: Actor<'_>, plan: Plan, time: Timestamp) -> Self {
+        let subject = AuditSubject::Plan(plan.name.clone());
+        let states = (Some(plan), None);
+        Self::between(actor, AuditAction::Deleted, subject, states, time)
+    }
+
+    fn between<T: Into<AuditState>>(
         actor: Actor<'_>,
         action: AuditAction,
-        before: Key,
-        after: Key,
+        subject: impl Into<AuditSubject>,
+        (before, after): (Option<T>, Option<T>),
         time: Timestamp,
     ) -> Self {
         Self {
             actor: actor.to_name(),
-            before: Some(before),
-            after: Some(after.clone()),
-            ..Self::new(action, after.id, time)
+            before: before.map(Into::into),
+            after: after.map(Into::into),
+            ..Self::new(action, subject, time)
         }
     }
 }
@@ -173,32 +206,70 @@ mod tests {
         let now = at("2026-11-01T10:00:00.123456789Z");
         let created = AuditEntry::created(Actor::new("anna"), key("a"), now);
         assert_eq!(created.time, at("2026-11-01T10:00:00.123456Z"));
-        assert_eq!((&created.before, &created.after), (&None, &Some(key("a"))));
+        let state = |name| Some(AuditState::from(key(name)));
+        assert_eq!((&created.before, &created.after), (&None, &state("a")));
         let change = KeyChange::Update(Box::new(KeyUpdate::new().name("b")));
         let changed = AuditEntry::changed(Actor::SYSTEM, &change, key("a"), key("b"), now);
         assert_eq!(changed.action, AuditAction::Updated);
         assert_eq!(changed.actor, None);
-        assert_eq!(changed.before, Some(key("a")));
-        assert_eq!(changed.after, Some(key("b")));
+        assert_eq!(changed.before, state("a"));
+        assert_eq!(changed.after, state("b"));
         let mut new = key("b");
-        new.id = "3fK9aB0000zzZZ20".parse().unwrap();
+        let new_id = "3fK9aB0000zzZZ20".parse().unwrap();
+        new.id = new_id;
         let [old, new] = AuditEntry::rotated(Actor::new(""), key("b"), key("b"), new, now);
         assert_eq!(old.action, AuditAction::Rotated);
         assert_eq!(
-            (old.key, new.key.as_str()),
-            (key("b").id, "3fK9aB0000zzZZ20")
+            (old.subject.key(), new.subject),
+            (Some(key("b").id), AuditSubject::Key(new_id))
         );
         assert_eq!((new.action, new.actor), (AuditAction::Created, None));
         let revealed = AuditEntry::revealed(Actor::new("anna"), key("b"), now);
         assert_eq!(revealed.actor.as_deref(), Some("anna"));
         assert_eq!(revealed.action, AuditAction::Revealed);
-        assert_eq!(revealed.before, Some(key("b")));
-        assert_eq!(revealed.after, Some(key("b")));
+        assert_eq!(revealed.before, state("b"));
+        assert_eq!(revealed.after, state("b"));
         let deleted = AuditEntry::deleted(Actor::new("anna"), key("b"), now);
         assert_eq!(deleted.actor.as_deref(), Some("anna"));
-        assert_eq!((deleted.before, deleted.after), (Some(key("b")), None));
-        let json = serde_json::to_string(&created).unwrap();
-        assert_eq!(serde_json::from_str::<AuditEntry>(&json).unwrap(), created);
+        assert_eq!((deleted.before, deleted.after), (state("b"), None));
+        let json = serde_json::to_value(&created).unwrap();
+        assert_eq!(json["key"], key("a").id.as_str());
+        assert_eq!(serde_json::from_value::<AuditEntry>(json).unwrap(), created);
+    }
+
+    #[test]
+    fn entries_of_owners_and_plans_have_their_state_before_and_after() {
+        let now = at("2026-11-01T10:00:00Z");
+        let (owner, plan) = (Owner::new("acme", now), Plan::new("pro", now));
+        let actor = Actor::new("anna");
+        let update = OwnerChange::Update(Box::default());
+        for (change, before, action) in [
+            (&update, None, AuditAction::Created),
+            (&update, Some(owner.clone()), AuditAction::Updated),
+            (&OwnerChange::Suspend, None, AuditAction::Suspended),
+            (&OwnerChange::Resume, None, AuditAction::Resumed),
+        ] {
+            let entry = AuditEntry::owner_changed(actor, change, before, owner.clone(), now);
+            assert_eq!(entry.action, action);
+            let json = serde_json::to_value(&entry).unwrap();
+            assert_eq!(json["owner"], "acme");
+            assert_eq!(serde_json::from_value::<AuditEntry>(json).unwrap(), entry);
+        }
+        for (before, action) in [
+            (None, AuditAction::Created),
+            (Some(plan.clone()), AuditAction::Updated),
+        ] {
+            let entry = AuditEntry::plan_set(actor, before, plan.clone(), now);
+            assert_eq!(entry.action, action);
+        }
+        let entry = AuditEntry::plan_deleted(actor, plan.clone(), now);
+        assert_eq!((&entry.before, &entry.after), (&Some(plan.into()), &None));
+        let json = serde_json::to_value(&entry).unwrap();
+        assert_eq!(
+            (&json["plan"], &json["action"]),
+            (&"pro".into(), &"deleted".into())
+        );
+        assert_eq!(serde_json::from_value::<AuditEntry>(json).unwrap(), entry);
     }
 
     #[test]

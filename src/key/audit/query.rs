@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::action::AuditAction;
 use super::actor::Actor;
 use super::entry::AuditEntry;
+use super::subject::AuditSubject;
 use crate::id::KeyId;
 use crate::page::{PageRequest, PageToken};
 
@@ -16,6 +17,10 @@ use crate::page::{PageRequest, PageToken};
 pub struct AuditQuery {
     /// Only entries of this key.
     pub key: Option<KeyId>,
+    /// Only entries of this owner, not of its keys.
+    pub owner: Option<String>,
+    /// Only entries of this plan.
+    pub plan: Option<String>,
     /// Only entries of this actor.
     pub actor: Option<String>,
     /// Only entries of this action.
@@ -39,6 +44,20 @@ impl AuditQuery {
     #[must_use]
     pub fn key(mut self, key: KeyId) -> Self {
         self.key = Some(key);
+        self
+    }
+
+    /// Lists only entries of this owner, not of its keys.
+    #[must_use]
+    pub fn owner(mut self, owner: impl Into<String>) -> Self {
+        self.owner = Some(owner.into());
+        self
+    }
+
+    /// Lists only entries of this plan.
+    #[must_use]
+    pub fn plan(mut self, plan: impl Into<String>) -> Self {
+        self.plan = Some(plan.into());
         self
     }
 
@@ -87,7 +106,16 @@ impl AuditQuery {
 
     /// Whether an entry passes every filter. The page token is not considered.
     pub fn matches(&self, entry: &AuditEntry) -> bool {
-        self.key.is_none_or(|key| entry.key == key)
+        let subject = &entry.subject;
+        self.key.is_none_or(|key| subject.key() == Some(key))
+            && self
+                .owner
+                .as_deref()
+                .is_none_or(|owner| matches!(subject, AuditSubject::Owner(id) if &**id == owner))
+            && self
+                .plan
+                .as_deref()
+                .is_none_or(|plan| matches!(subject, AuditSubject::Plan(name) if &**name == plan))
             && self
                 .actor
                 .as_deref()
@@ -106,7 +134,7 @@ impl AuditQuery {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::key::Key;
+    use crate::key::{Key, Owner, OwnerChange, Plan};
 
     fn at(text: &str) -> Timestamp {
         text.parse().unwrap()
@@ -118,7 +146,7 @@ mod tests {
         let key = Key::new("3fK9aB0000zzZZ19".parse().unwrap(), "a", time);
         let entry = AuditEntry::created(Actor::new("anna"), key, time);
         let all = AuditQuery::new()
-            .key(entry.key)
+            .key(entry.subject.key().unwrap())
             .actor("anna")
             .action(AuditAction::Created)
             .from(time)
@@ -126,12 +154,24 @@ mod tests {
         assert!(all.matches(&entry));
         for other in [
             all.clone().key("3fK9aB0000zzZZ20".parse().unwrap()),
+            all.clone().owner("anna"),
+            all.clone().plan("a"),
             all.clone().actor("Anna"),
             all.clone().action(AuditAction::Updated),
             all.clone().from(at("2026-11-01T10:00:00.000001Z")),
             all.clone().to(time),
         ] {
             assert!(!other.matches(&entry), "{other:?}");
+        }
+        let plan = AuditEntry::plan_deleted(Actor::SYSTEM, Plan::new("a", time), time);
+        let owner = Owner::new("a", time);
+        let owner =
+            AuditEntry::owner_changed(Actor::SYSTEM, &OwnerChange::Suspend, None, owner, time);
+        for (query, entry, other) in [
+            (AuditQuery::new().plan("a"), &plan, &owner),
+            (AuditQuery::new().owner("a"), &owner, &plan),
+        ] {
+            assert!(query.matches(entry) && !query.matches(other), "{query:?}");
         }
         let json = serde_json::to_string(&all).unwrap();
         assert_eq!(serde_json::from_str::<AuditQuery>(&json).unwrap(), all);

@@ -13,7 +13,8 @@ use crate::clock::Clock;
 use crate::id::KeyId;
 use crate::key::{
     Actor, AuditEntry, AuditLog, AuditQuery, InvalidationFeed, Key, KeyAdmin, KeyChange, KeyQuery,
-    KeyRecord, KeyStore, KeyUpdate, Rotation, StoreError,
+    KeyRecord, KeyStore, KeyUpdate, Owner, OwnerAdmin, OwnerChange, OwnerQuery, OwnerUpdate, Plan,
+    Rotation, StoreError,
 };
 use crate::page::Page;
 
@@ -79,13 +80,24 @@ impl<S: KeyStore> CachedStore<S> {
     /// A guard that evicts the key when dropped, even if the guarded change is cancelled: its outcome is unknown
     /// then.
     pub(super) fn invalidate_on_drop(&self, id: KeyId) -> impl Drop + '_ {
-        struct Fence<'a>(&'a KeyCache, KeyId);
-        impl Drop for Fence<'_> {
+        self.on_drop(move |changes| changes.publish(id))
+    }
+
+    fn on_drop<'a>(&'a self, publish: impl Fn(&InvalidationFeed) + 'a) -> impl Drop + 'a {
+        struct Fence<'a, F: Fn(&InvalidationFeed)>(&'a KeyCache, F);
+        impl<F: Fn(&InvalidationFeed)> Drop for Fence<'_, F> {
             fn drop(&mut self) {
-                self.0.invalidate(self.1);
+                self.1(self.0.invalidations());
             }
         }
-        Fence(&self.cache, id)
+        Fence(&self.cache, publish)
+    }
+}
+
+impl<S: KeyAdmin> CachedStore<S> {
+    fn owners_of_store(&self) -> Result<&dyn OwnerAdmin, StoreError> {
+        let owners = self.store.owner_admin();
+        owners.ok_or(StoreError::OwnersNotSupported)
     }
 }
 
@@ -106,9 +118,8 @@ impl<S: KeyStore> KeyStore for CachedStore<S> {
             CacheLookup::Stale(_) | CacheLookup::Miss => self.cache.lookup(id).await?,
         };
         Ok(entry.map(|entry| KeyRecord {
-            key: Key::clone(&entry.key),
-            digest: entry.digest.clone(),
-            encrypted_secret: None,
+            policy: entry.policy.as_deref().cloned().unwrap_or_default(),
+            ..KeyRecord::new(Key::clone(&entry.key), entry.digest.clone())
         }))
     }
 
@@ -211,6 +222,76 @@ impl<S: KeyAdmin> KeyAdmin for CachedStore<S> {
 
     fn audit_log(&self) -> Option<&dyn AuditLog> {
         self.store.audit_log()
+    }
+
+    fn owner_admin(&self) -> Option<&dyn OwnerAdmin> {
+        self.store.owner_admin().is_some().then_some(self)
+    }
+}
+
+/// The owners and plans of the inner store. Its operations fail with [`StoreError::OwnersNotSupported`] if the inner store
+/// has none.
+#[async_trait]
+#[deny(clippy::missing_trait_methods)]
+impl<S: KeyAdmin> OwnerAdmin for CachedStore<S> {
+    async fn owner(&self, id: &str) -> Result<Option<Owner>, StoreError> {
+        self.owners_of_store()?.owner(id).await
+    }
+
+    async fn list_owners(&self, query: &OwnerQuery) -> Result<Page<Owner>, StoreError> {
+        self.owners_of_store()?.list_owners(query).await
+    }
+
+    async fn change_owner(
+        &self,
+        id: &str,
+        change: OwnerChange,
+        actor: Actor<'_>,
+    ) -> Result<Owner, StoreError> {
+        let _fence = self.on_drop(|changes| changes.publish_owner(id));
+        self.owners_of_store()?
+            .change_owner(id, change, actor)
+            .await
+    }
+
+    async fn plan(&self, name: &str) -> Result<Option<Plan>, StoreError> {
+        self.owners_of_store()?.plan(name).await
+    }
+
+    async fn list_plans(&self) -> Result<Vec<Plan>, StoreError> {
+        self.owners_of_store()?.list_plans().await
+    }
+
+    async fn set_plan(&self, plan: Plan, actor: Actor<'_>) -> Result<Plan, StoreError> {
+        let _fence = self.on_drop(InvalidationFeed::publish_all);
+        self.owners_of_store()?.set_plan(plan, actor).await
+    }
+
+    async fn delete_plan(&self, name: &str, actor: Actor<'_>) -> Result<(), StoreError> {
+        // No key has it.
+        self.owners_of_store()?.delete_plan(name, actor).await
+    }
+
+    async fn update_owner(
+        &self,
+        id: &str,
+        update: OwnerUpdate,
+        actor: Actor<'_>,
+    ) -> Result<Owner, StoreError> {
+        let _fence = self.on_drop(|changes| changes.publish_owner(id));
+        self.owners_of_store()?
+            .update_owner(id, update, actor)
+            .await
+    }
+
+    async fn suspend_owner(&self, id: &str, actor: Actor<'_>) -> Result<Owner, StoreError> {
+        let _fence = self.on_drop(|changes| changes.publish_owner(id));
+        self.owners_of_store()?.suspend_owner(id, actor).await
+    }
+
+    async fn resume_owner(&self, id: &str, actor: Actor<'_>) -> Result<Owner, StoreError> {
+        let _fence = self.on_drop(|changes| changes.publish_owner(id));
+        self.owners_of_store()?.resume_owner(id, actor).await
     }
 }
 

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use crate::key::{Digest, Key, StoreError};
+use crate::key::{Digest, Key, Policy, StoreError};
 use crate::limit::AttachedLimits;
 
 /// The result of a lookup: `None` if there is no such key.
@@ -17,6 +17,8 @@ pub(crate) struct CachedKey {
     pub(crate) exists: bool,
     pub(crate) key: Arc<Key>,
     pub(crate) digest: Digest,
+    /// `None` if it is empty, as of most keys.
+    pub(crate) policy: Option<Box<Policy>>,
     /// The attached limits of the key, as long as the entry lives.
     pub(crate) limits: OnceLock<Box<AttachedLimits>>,
     /// When the TTL ends, in nanoseconds of the clock.
@@ -36,6 +38,13 @@ impl CachedKey {
         self.is_evicted.load(Ordering::Acquire)
     }
 
+    /// Whether the owner of the key is suspended.
+    #[inline]
+    pub(crate) fn is_owner_suspended(&self) -> bool {
+        let policy = self.policy.as_ref();
+        policy.is_some_and(|policy| policy.is_owner_suspended)
+    }
+
     /// A copy outside of the cache, with another digest of the same secret.
     #[cfg(feature = "password-hashes")]
     pub(crate) fn with_digest(&self, digest: Digest) -> Self {
@@ -43,6 +52,7 @@ impl CachedKey {
             exists: self.exists,
             key: self.key.clone(),
             digest,
+            policy: self.policy.clone(),
             limits: OnceLock::new(),
             fresh_until: self.fresh_until,
             stale_until: self.stale_until,
@@ -64,6 +74,7 @@ impl CachedKey {
             exists: true,
             key: Arc::new(key),
             digest: Digest::dummy(),
+            policy: None,
             limits: OnceLock::new(),
             fresh_until: 0,
             stale_until: 0,

@@ -264,8 +264,10 @@ impl Inner {
     async fn fetch(&self, waiter: &Waiter<'_>, deadline: Deadline) -> LookupResult {
         let (id, started) = (waiter.id(), self.clock.now());
         let result = self.load(id, started, deadline).await;
-        let completed = waiter.complete(|| self.insert(id, result, started));
-        // The result is discarded if the key changed meanwhile.
+        let record = result.as_ref().ok().and_then(Option::as_ref);
+        let owner = record.and_then(|record| record.key.owner.clone());
+        let completed = waiter.complete(owner, || self.insert(id, result, started));
+        // The result is discarded if the key or its owner changed meanwhile.
         completed.unwrap_or(Ok(None))
     }
 
@@ -306,12 +308,20 @@ impl Inner {
     ) -> LookupResult {
         let until = |ttl| started.elapsed_nanos().saturating_add(nanos(ttl));
         match result {
-            Ok(Some(KeyRecord { key, digest, .. })) => {
+            Ok(Some(KeyRecord {
+                key,
+                digest,
+                policy,
+                ..
+            })) => {
                 let fresh_until = until(self.config.ttl);
                 let entry = Arc::new(CachedKey {
                     exists: true,
                     key: Arc::new(key),
                     digest,
+                    policy: Some(policy)
+                        .filter(|policy| !policy.is_empty())
+                        .map(Box::new),
                     limits: OnceLock::new(),
                     fresh_until,
                     stale_until: fresh_until.saturating_add(nanos(self.config.serve_stale)),
@@ -355,6 +365,7 @@ impl Inner {
             exists: false,
             key: self.placeholder.clone(),
             digest: Digest::dummy(),
+            policy: None,
             limits: OnceLock::new(),
             fresh_until: until,
             stale_until: until,
@@ -414,6 +425,18 @@ impl Invalidate for Inner {
             if let Some((_, entry)) = self.entries.remove(&id) {
                 entry.evict();
             }
+        });
+    }
+
+    fn remove_owner(&self, owner: &str) {
+        self.flights.invalidate_owner(owner, || {
+            self.entries.retain(|_, entry| {
+                let is_of_owner = entry.key.owner.as_deref() == Some(owner);
+                if is_of_owner {
+                    entry.evict();
+                }
+                !is_of_owner
+            });
         });
     }
 

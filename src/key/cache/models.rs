@@ -175,7 +175,7 @@ async fn fetch(waiter: &Waiter<'_>, is_revoked: &AtomicBool) -> LookupResult {
     } else {
         Err(StoreError::Timeout)
     };
-    waiter.complete(|| found).unwrap_or(Ok(None))
+    waiter.complete(None, || found).unwrap_or(Ok(None))
 }
 
 mod bounded_unauthenticated_state {

@@ -22,6 +22,10 @@ struct Registered {
     invalidated: Arc<AtomicBool>,
     /// The pending lookup.
     flight: Option<Arc<Flight>>,
+    /// The owners that were changed since the pending lookup started, whose keys it must not find.
+    changed_owners: Vec<Arc<str>>,
+    /// The owners of the keys that completed lookups found.
+    found_owners: Vec<Arc<str>>,
     /// The number of waiters, including those that have not yet observed a completed lookup.
     waiters: usize,
 }
@@ -54,6 +58,23 @@ impl SingleFlight {
         if let Some(registered) = flights.remove(&id) {
             registered.invalidated.store(true, Ordering::Release);
         }
+        evict();
+    }
+
+    /// Discards the lookups that find a key of an owner that may have changed, and evicts its keys. Other lookups go on:
+    /// a slow store must not fail them because owners keep changing.
+    pub(super) fn invalidate_owner(&self, owner: &str, evict: impl FnOnce()) {
+        let mut flights = self.lock();
+        let changed: Arc<str> = owner.into();
+        flights.retain(|_, registered| {
+            let is_of_owner = registered.found_owners.contains(&changed);
+            if is_of_owner {
+                registered.invalidated.store(true, Ordering::Release);
+            } else if registered.flight.is_some() && !registered.changed_owners.contains(&changed) {
+                registered.changed_owners.push(changed.clone());
+            }
+            !is_of_owner
+        });
         evict();
     }
 
@@ -98,15 +119,30 @@ impl Waiter<'_> {
         Ok((!self.is_invalidated()).then_some(found))
     }
 
-    /// Completes the lookup and caches the result; `None` if the key changed meanwhile. Later requests start a new
-    /// lookup.
-    pub(super) fn complete(&self, insert: impl FnOnce() -> LookupResult) -> Option<LookupResult> {
+    /// Completes the lookup and caches the result, a key of this owner; `None` if the key or the owner changed meanwhile.
+    /// Later requests start a new lookup.
+    pub(super) fn complete(
+        &self,
+        owner: Option<Arc<str>>,
+        insert: impl FnOnce() -> LookupResult,
+    ) -> Option<LookupResult> {
         let mut flights = self.flights.lock();
         if self.is_invalidated() {
             return None;
         }
         if let Some(registered) = flights.get_mut(&self.id) {
+            if let Some(owner) = owner {
+                if registered.changed_owners.contains(&owner) {
+                    registered.invalidated.store(true, Ordering::Release);
+                    flights.remove(&self.id);
+                    return None;
+                }
+                if !registered.found_owners.contains(&owner) {
+                    registered.found_owners.push(owner);
+                }
+            }
             registered.flight = None;
+            registered.changed_owners.clear();
         }
         Some(insert())
     }
@@ -173,7 +209,7 @@ mod tests {
             for _ in 0..10 {
                 let waiter = flights.join(id);
                 let completed = waiter
-                    .run(async || waiter.complete(|| Ok(None)).unwrap())
+                    .run(async || waiter.complete(None, || Ok(None)).unwrap())
                     .await;
                 assert!(completed.is_some());
                 waiters.push(waiter);
@@ -192,7 +228,7 @@ mod tests {
             let (flights, id) = (SingleFlight::default(), KeyId::from_number(1));
             let (first, late) = (flights.join(id), flights.join(id));
             let completed = first
-                .run(async || first.complete(|| Ok(None)).unwrap())
+                .run(async || first.complete(None, || Ok(None)).unwrap())
                 .await;
             assert!(completed.is_some());
             drop(first);
@@ -204,7 +240,7 @@ mod tests {
             for waiter in [&late, &next] {
                 let fetch = async || {
                     waiter
-                        .complete(|| panic!("the lookup was invalidated"))
+                        .complete(None, || panic!("the lookup was invalidated"))
                         .unwrap_or(Ok(None))
                 };
                 assert!(waiter.run(fetch).await.is_none());
@@ -215,6 +251,36 @@ mod tests {
             assert!(after.run(async || Ok(None)).await.is_some());
             drop(after);
             assert!(flights.is_empty());
+        }
+
+        #[tokio::test]
+        async fn changes_of_owners_discard_only_lookups_that_find_their_keys() {
+            let (flights, id) = (SingleFlight::default(), KeyId::from_number(1));
+            let owner = |name: &str| Some(Arc::<str>::from(name));
+            let complete = async |waiter: &Waiter<'_>, found: Option<Arc<str>>| {
+                let fetch = async || waiter.complete(found, || Ok(None)).unwrap_or(Ok(None));
+                waiter.run(fetch).await.is_some()
+            };
+            // Changed during the lookup.
+            for (found, is_kept) in [(owner("acme"), false), (owner("other"), true), (None, true)] {
+                let [waiter, late] = [flights.join(id), flights.join(id)];
+                flights.invalidate_owner("acme", || ());
+                assert_eq!(complete(&waiter, found).await, is_kept);
+                assert_eq!(complete(&late, None).await, is_kept);
+                drop((waiter, late));
+                assert!(flights.is_empty());
+            }
+            // Changed after the lookup, before a late waiter has resumed.
+            for (changed, is_kept) in [("acme", false), ("other", true)] {
+                let [waiter, late] = [flights.join(id), flights.join(id)];
+                assert!(complete(&waiter, owner("acme")).await);
+                flights.invalidate_owner(changed, || ());
+                assert_eq!(complete(&late, None).await, is_kept);
+            }
+            // Changed before the lookup.
+            flights.invalidate_owner("acme", || ());
+            let waiter = flights.join(id);
+            assert!(complete(&waiter, owner("acme")).await);
         }
     }
 }

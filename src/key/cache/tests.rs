@@ -255,6 +255,41 @@ mod prompt_revocation {
     }
 
     #[tokio::test]
+    async fn slow_lookup_does_not_restore_a_key_of_a_suspended_owner() {
+        let setup = Setup::new(config());
+        let set = |change: fn(&mut KeyRecord)| {
+            change(setup.store.record.lock().unwrap().as_mut().unwrap());
+        };
+        set(|record| record.key.owner = Some("acme".into()));
+        setup.block();
+        let slow = setup.spawn_lookup();
+        setup.store.entered.notified().await;
+        // The slow lookup read the key before its owner is suspended here.
+        set(|record| record.policy.is_owner_suspended = true);
+        setup.cache.invalidations().publish_owner("other");
+        setup.cache.invalidations().publish_owner("acme");
+        setup.store.gate.add_permits(10);
+        let found = slow.await.unwrap().unwrap().unwrap();
+        assert!(found.is_owner_suspended());
+        assert_eq!(setup.calls(), 2);
+        // Owners of other keys do not matter.
+        setup.block();
+        setup.cache.invalidate(setup.id);
+        let slow = setup.spawn_lookup();
+        setup.store.entered.notified().await;
+        setup.cache.invalidations().publish_owner("other");
+        setup.store.gate.add_permits(10);
+        assert!(slow.await.unwrap().unwrap().is_some());
+        assert_eq!(setup.calls(), 3);
+        setup.cache.invalidations().publish_owner("other");
+        let cached = setup.cache.get(setup.id, setup.clock.now());
+        assert!(matches!(cached, CacheLookup::Hit(_)));
+        setup.cache.invalidations().publish_owner("acme");
+        let cached = setup.cache.get(setup.id, setup.clock.now());
+        assert!(matches!(cached, CacheLookup::Miss));
+    }
+
+    #[tokio::test]
     async fn lookup_that_takes_longer_than_the_ttl_fails() {
         for (nanos, in_time) in [(0, true), (1, false)] {
             let setup = Setup::new(config());

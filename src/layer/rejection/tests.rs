@@ -39,7 +39,7 @@ fn responses_reveal_no_details_about_the_key() {
             "a valid API key is required",
         ),
         (
-            &[Disabled, Revoked, Expired],
+            &[Disabled, Revoked, Expired, OwnerSuspended],
             401,
             "16",
             "a valid API key is required",
@@ -138,7 +138,8 @@ mod indistinguishable_rejections {
             )
         };
         for reason in RejectionReason::ALL {
-            let same = (RejectionReason::Malformed..=RejectionReason::Expired).contains(&reason);
+            let same =
+                (RejectionReason::Malformed..=RejectionReason::OwnerSuspended).contains(&reason);
             assert_eq!(
                 response_to(reason) == response_to(RejectionReason::Unknown),
                 same,

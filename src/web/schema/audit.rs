@@ -5,9 +5,9 @@ use serde::Serialize;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use super::{Key, names};
+use super::{Key, Owner, Plan, names};
 use crate::id::KeyId;
-use crate::key::{self, AuditAction};
+use crate::key::{self, AuditAction, AuditSubject};
 
 /// An entry of the audit log.
 #[derive(Serialize, ToSchema)]
@@ -23,25 +23,57 @@ pub(crate) struct AuditEntry {
     /// The action.
     #[schema(value_type = names::AuditAction)]
     action: AuditAction,
-    /// The id of the key.
-    #[schema(value_type = names::KeyId)]
-    key: KeyId,
-    /// The key before the action, with its status at that time.
-    before: Option<Key>,
-    /// The key after the action, with its status at that time.
-    after: Option<Key>,
+    /// The id of the key. `null` if the action applies to an owner or a plan.
+    #[schema(value_type = Option<names::KeyId>)]
+    key: Option<KeyId>,
+    /// The id of the owner. `null` if the action applies to a key or a plan.
+    owner: Option<String>,
+    /// The name of the plan. `null` if the action applies to a key or an owner.
+    plan: Option<String>,
+    /// The key, owner or plan before the action, with its status at that time.
+    before: Option<AuditState>,
+    /// The key, owner or plan after the action, with its status at that time.
+    after: Option<AuditState>,
+}
+
+/// A key, an owner or a plan.
+#[derive(Serialize, ToSchema)]
+#[serde(untagged)]
+pub(crate) enum AuditState {
+    Key(Box<Key>),
+    Owner(Box<Owner>),
+    Plan(Box<Plan>),
+}
+
+impl AuditState {
+    fn at(time: Timestamp, state: key::AuditState) -> Self {
+        match state {
+            key::AuditState::Key(key) => Self::Key(Box::new(Key::at(time, *key))),
+            key::AuditState::Owner(owner) => Self::Owner(Box::new((*owner).into())),
+            key::AuditState::Plan(plan) => Self::Plan(Box::new((*plan).into())),
+        }
+    }
 }
 
 impl From<key::AuditEntry> for AuditEntry {
     fn from(entry: key::AuditEntry) -> Self {
+        let (mut key, mut owner, mut plan) = (None, None, None);
+        match entry.subject {
+            AuditSubject::Key(id) => key = Some(id),
+            AuditSubject::Owner(id) => owner = Some(id.to_string()),
+            AuditSubject::Plan(name) => plan = Some(name.to_string()),
+        }
+        let at = |state| AuditState::at(entry.time, state);
         Self {
             id: entry.id,
             time: entry.time,
             actor: entry.actor,
             action: entry.action,
-            key: entry.key,
-            before: entry.before.map(|key| Key::at(entry.time, key)),
-            after: entry.after.map(|key| Key::at(entry.time, key)),
+            key,
+            owner,
+            plan,
+            before: entry.before.map(at),
+            after: entry.after.map(at),
         }
     }
 }
@@ -58,9 +90,9 @@ mod tests {
         key.expires_at = Some(time("2020-03-01T00:00:00Z"));
         let at = time("2020-02-01T00:00:00Z");
         let mut entry = key::AuditEntry::new(AuditAction::Disabled, id, at);
-        entry.before = Some(key.clone());
+        entry.before = Some(key.clone().into());
         key.disabled = true;
-        entry.after = Some(key);
+        entry.after = Some(key.into());
         let shown = serde_json::to_value(AuditEntry::from(entry)).unwrap();
         assert_eq!(shown["before"]["status"], "active");
         assert_eq!(shown["after"]["status"], "disabled");

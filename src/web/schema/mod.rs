@@ -6,6 +6,7 @@ mod audit;
 mod key;
 mod key_input;
 pub(crate) mod names;
+mod owner;
 mod request;
 mod totals;
 
@@ -16,6 +17,7 @@ pub(crate) use self::audit::AuditEntry;
 pub(crate) use self::key::Limit;
 pub(crate) use self::key::{Issued, Key, Revealed};
 pub(crate) use self::key_input::{KeyUpdate, NewKey, Rotation};
+pub(crate) use self::owner::{Owner, Plan};
 pub(crate) use self::request::{RecordedPage, Request};
 pub(crate) use self::totals::Summary;
 pub(crate) use self::totals::{MonthByOwner, OverTime, Spikes};

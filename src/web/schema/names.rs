@@ -34,6 +34,7 @@ texts! {
     StatusFilter: form("^([1-9][0-9]{2}|grpc-[0-9]{1,3}|none|[1-5]xx)$", &["429", "5xx"]);
     Scope: form(r"^[!#-\[\]-~]{1,100}$", &["orders:write"]);
     KeyStatus: one_of(key::KeyStatus::ALL.map(key::KeyStatus::as_str));
+    OwnerStatus: one_of(key::OwnerStatus::ALL.map(key::OwnerStatus::as_str));
     AuditAction: one_of(key::AuditAction::ALL.map(key::AuditAction::as_str));
     Method: one_of(usage::Method::ALL.map(usage::Method::as_str));
     Outcome: one_of(usage::Outcome::ALL.map(usage::Outcome::as_str));

@@ -66,7 +66,6 @@ COMMENT ON COLUMN {prefix}kinds.billable IS 'Whether the requests are billable.'
 COMMENT ON COLUMN {prefix}kinds.last_seen_day IS 'The last day of a recorded request, in days since 1970-01-01.';
 COMMENT ON COLUMN {prefix}kinds.token IS 'A random number, by which writers detect that the database was restored.';
 
-COMMENT ON COLUMN {prefix}audit_log.action IS 'created, updated, disabled, enabled, revoked, rotated, revealed, rehashed or deleted.';
 
 CREATE TABLE {prefix}series_numbers AS
     SELECT *, dense_rank() OVER (ORDER BY key_id, owner)::integer AS caller_id,
@@ -552,3 +551,57 @@ COMMENT ON COLUMN {prefix}keys.last_accepted_at IS 'When the last accepted reque
 COMMENT ON COLUMN {prefix}keys.rejected_since IS 'The number of requests that arrived later than last_accepted_at and were rejected.';
 COMMENT ON COLUMN {prefix}keys.rejected_times IS 'When these requests arrived, in a binary format.';
 COMMENT ON COLUMN {prefix}keys.replaced_by IS 'The key that replaced this one in a rotation.';
+
+ALTER TABLE {prefix}keys ADD COLUMN plan text COLLATE "C";
+CREATE INDEX {unqualified_prefix}keys_by_plan ON {prefix}keys (plan) WHERE plan IS NOT NULL;
+COMMENT ON COLUMN {prefix}keys.plan IS 'The name of the plan of the key. NULL if it has none of its own.';
+
+CREATE TABLE {prefix}plans (
+    name text COLLATE "C" PRIMARY KEY,
+    key_limits jsonb NOT NULL,
+    owner_limits jsonb NOT NULL,
+    metadata jsonb NOT NULL,
+    created_at timestamptz NOT NULL
+);
+COMMENT ON TABLE {prefix}plans IS 'Rate limits of keys and owners that have none of their own.';
+COMMENT ON COLUMN {prefix}plans.name IS 'The name, which identifies the plan.';
+COMMENT ON COLUMN {prefix}plans.key_limits IS 'The rate limits of each key.';
+COMMENT ON COLUMN {prefix}plans.owner_limits IS 'The rate limits that all keys of an owner share.';
+COMMENT ON COLUMN {prefix}plans.metadata IS 'Application data.';
+COMMENT ON COLUMN {prefix}plans.created_at IS 'When the plan was created.';
+
+CREATE TABLE {prefix}owners (
+    id text COLLATE "C" PRIMARY KEY,
+    name text,
+    plan text COLLATE "C",
+    limits jsonb NOT NULL,
+    status text NOT NULL,
+    metadata jsonb NOT NULL,
+    created_at timestamptz NOT NULL
+);
+INSERT INTO {prefix}owners (id, limits, status, metadata, created_at)
+    SELECT owner COLLATE "C", '[]'::jsonb, 'active', '{}'::jsonb, min(created_at)
+    FROM {prefix}keys WHERE owner IS NOT NULL GROUP BY owner COLLATE "C";
+CREATE INDEX {unqualified_prefix}owners_by_created ON {prefix}owners (created_at, id);
+CREATE INDEX {unqualified_prefix}owners_by_plan ON {prefix}owners (plan) WHERE plan IS NOT NULL;
+COMMENT ON TABLE {prefix}owners IS 'Owners of keys.';
+COMMENT ON COLUMN {prefix}owners.id IS 'The id, as in the column owner of keys.';
+COMMENT ON COLUMN {prefix}owners.name IS 'A human-readable name. NULL if there is none.';
+COMMENT ON COLUMN {prefix}owners.plan IS 'The name of the plan. NULL if there is none.';
+COMMENT ON COLUMN {prefix}owners.limits IS 'The rate limits that all keys of the owner share. If empty, those of the plan.';
+COMMENT ON COLUMN {prefix}owners.status IS 'active or suspended.';
+COMMENT ON COLUMN {prefix}owners.metadata IS 'Application data.';
+COMMENT ON COLUMN {prefix}owners.created_at IS 'When the record was created.';
+
+ALTER TABLE {prefix}audit_log ALTER COLUMN key_id DROP NOT NULL;
+ALTER TABLE {prefix}audit_log ADD COLUMN owner text COLLATE "C";
+ALTER TABLE {prefix}audit_log ADD COLUMN plan text COLLATE "C";
+CREATE INDEX {unqualified_prefix}audit_log_by_owner ON {prefix}audit_log (owner, time, id) WHERE owner IS NOT NULL;
+CREATE INDEX {unqualified_prefix}audit_log_by_plan ON {prefix}audit_log (plan, time, id) WHERE plan IS NOT NULL;
+COMMENT ON TABLE {prefix}audit_log IS 'The audit log of changes to keys, owners and plans. Contains no secrets and no digests.';
+COMMENT ON COLUMN {prefix}audit_log.action IS 'created, updated, disabled, enabled, revoked, rotated, revealed, rehashed, deleted, suspended or resumed.';
+COMMENT ON COLUMN {prefix}audit_log.key_id IS 'The changed key. NULL if an owner or a plan was changed.';
+COMMENT ON COLUMN {prefix}audit_log.owner IS 'The changed owner.';
+COMMENT ON COLUMN {prefix}audit_log.plan IS 'The changed plan.';
+COMMENT ON COLUMN {prefix}audit_log.before IS 'The key, owner or plan before the change. NULL for created.';
+COMMENT ON COLUMN {prefix}audit_log.after IS 'The key, owner or plan after the change. NULL for deleted.';

@@ -308,3 +308,60 @@ UPDATE {prefix}keys AS k SET replaced_by = n.id FROM (
     SELECT id, rotated_from, row_number() OVER (PARTITION BY rotated_from ORDER BY created_at DESC, id) AS place
     FROM {prefix}keys WHERE rotated_from IS NOT NULL
 ) n WHERE n.rotated_from = k.id AND n.place = 1;
+
+-- The name of the plan.
+ALTER TABLE {prefix}keys ADD COLUMN plan TEXT;
+CREATE INDEX {prefix}keys_by_plan ON {prefix}keys (plan) WHERE plan IS NOT NULL;
+
+-- Rate limits of keys and owners that have none of their own.
+CREATE TABLE {prefix}plans (
+    name TEXT NOT NULL PRIMARY KEY,
+    key_limits TEXT NOT NULL,
+    -- Shared by all keys of an owner.
+    owner_limits TEXT NOT NULL,
+    metadata TEXT NOT NULL,
+    created_at INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE {prefix}owners (
+    -- As in the column owner of keys.
+    id TEXT NOT NULL PRIMARY KEY,
+    name TEXT,
+    plan TEXT,
+    -- Shared by all keys of the owner.
+    limits TEXT NOT NULL,
+    -- active or suspended.
+    status TEXT NOT NULL,
+    metadata TEXT NOT NULL,
+    created_at INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+INSERT INTO {prefix}owners (id, limits, status, metadata, created_at)
+    SELECT owner, '[]', 'active', '{}', min(created_at) FROM {prefix}keys WHERE owner IS NOT NULL GROUP BY owner;
+CREATE INDEX {prefix}owners_by_created ON {prefix}owners (created_at, id);
+CREATE INDEX {prefix}owners_by_plan ON {prefix}owners (plan) WHERE plan IS NOT NULL;
+
+-- The audit log of changes to keys, owners and plans.
+CREATE TABLE {prefix}new_audit_log (
+    id BLOB NOT NULL PRIMARY KEY,
+    time INTEGER NOT NULL,
+    actor TEXT,
+    action TEXT NOT NULL,
+    -- NULL if an owner or a plan was changed.
+    key_id TEXT,
+    before TEXT,
+    after TEXT,
+    -- The changed owner.
+    owner TEXT,
+    -- The changed plan.
+    plan TEXT
+) STRICT, WITHOUT ROWID;
+INSERT INTO {prefix}new_audit_log (id, time, actor, action, key_id, before, after)
+    SELECT id, time, actor, action, key_id, before, after FROM {prefix}audit_log ORDER BY id;
+PRAGMA legacy_alter_table = ON;
+DROP TABLE {prefix}audit_log;
+ALTER TABLE {prefix}new_audit_log RENAME TO {prefix}audit_log;
+PRAGMA legacy_alter_table = OFF;
+CREATE INDEX {prefix}audit_log_by_time ON {prefix}audit_log (time, id);
+CREATE INDEX {prefix}audit_log_by_key ON {prefix}audit_log (key_id, time, id);
+CREATE INDEX {prefix}audit_log_by_owner ON {prefix}audit_log (owner, time, id) WHERE owner IS NOT NULL;
+CREATE INDEX {prefix}audit_log_by_plan ON {prefix}audit_log (plan, time, id) WHERE plan IS NOT NULL;

@@ -115,9 +115,13 @@ fn chart(
 
 /// The log of requests that were rejected for the same reason, with known keys.
 fn logged(reason: RejectionReason, links: &Links) -> Option<String> {
-    use RejectionReason::{ClientIp, Disabled, Expired, Revoked};
+    use RejectionReason::{ClientIp, Disabled, Expired, OwnerSuspended, Revoked};
 
-    matches!(reason, ClientIp | Disabled | Expired | Revoked).then(|| {
+    let is_of_known_key = matches!(
+        reason,
+        ClientIp | Disabled | Expired | OwnerSuspended | Revoked
+    );
+    is_of_known_key.then(|| {
         let outcome = Outcome::Failed.as_str();
         links.with([("outcome", outcome), (causes::FIELD, reason.as_str())])
     })
