@@ -8,6 +8,7 @@ mod feed;
 mod find;
 mod import;
 mod list;
+mod owners;
 mod reveal;
 mod rotate;
 mod steps;
@@ -44,6 +45,10 @@ pub use find::key_store;
 ///   encrypted secret only if its predecessor has one. A store that keeps no encrypted secrets instead rejects
 ///   keys that have one with [`StoreError::SecretsNotSupported`](crate::key::StoreError::SecretsNotSupported).
 /// - Keys that are created together are all created, except for those whose ids exist.
+/// - [Owners and plans](KeyAdmin::owner_admin), if there are any: an owner exists once a key has named it, and changes agree
+///   with [`Owner::apply`](crate::key::Owner::apply). Lists agree with
+///   [`OwnerQuery::matches`](crate::key::OwnerQuery::matches). Lookups resolve the policy of a key, which agrees with
+///   [`Policy::of`](crate::key::Policy::of). Unknown plans are rejected, and plans in use are not deleted.
 /// - Other keys stay unchanged, and every change is published to the
 ///   [invalidation feed](crate::key::KeyStore::invalidations), if there is one.
 pub async fn key_admin<S: KeyAdmin + ?Sized>(store: &S) {
@@ -58,6 +63,7 @@ pub async fn key_admin<S: KeyAdmin + ?Sized>(store: &S) {
     audit::suite(store).await;
     reveal::suite(store).await;
     import::suite(store).await;
+    owners::suite(store).await;
     expect(
         store,
         &bystander,

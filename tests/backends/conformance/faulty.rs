@@ -7,8 +7,8 @@ use keytally::async_trait;
 use keytally::backend::MemoryBackend;
 use keytally::key::{
     Actor, AuditAction, AuditEntry, AuditLog, AuditQuery, EncryptedSecret, InvalidKey,
-    InvalidationFeed, Key, KeyAdmin, KeyChange, KeyQuery, KeyRecord, KeyStore, KeyUpdate, Rotation,
-    StoreError,
+    InvalidationFeed, Key, KeyAdmin, KeyChange, KeyQuery, KeyRecord, KeyStore, KeyUpdate, Owner,
+    OwnerAdmin, OwnerChange, OwnerQuery, Plan, Rotation, StoreError,
 };
 use keytally::usage::{
     Batch, Count, LogCursor, LogFilter, LogQuery, ReadError, RecordedPage, RecordedQuery, Rollup,
@@ -84,6 +84,21 @@ faults! {
     AuditsEmptyReveals => "a reveal that returns nothing has no audit entry",
     CreateAllStopsAtExistingKeys => "an import reports imported",
     CreateAllOverwrites => "a repeated import changes nothing",
+    ForgetsOwners => "an owner exists, active and without plan and limits, once a key has named it",
+    KeysResetOwners => "further keys do not change their owner",
+    OwnersIgnoreCase => "ids of owners are compared exactly, including case",
+    LosesOwnerChanges => "a change of an owner agrees with Owner::apply",
+    OwnerListIgnoresPlan => "a list of owners agrees with OwnerQuery::matches",
+    OwnerListIsCaseSensitive => "a list of owners agrees with OwnerQuery::matches",
+    OwnerListSkipsOwners => "a list of owners agrees with OwnerQuery::matches",
+    ReplacedPlansAreNew => "replacing a plan replaces all fields except the creation time",
+    PlansAreNotSorted => "plans are listed once, sorted by name",
+    LookupOmitsPolicy => "a lookup resolves the limits of a key by its plan",
+    LookupOmitsSuspension => "a lookup tells that the owner is suspended",
+    IgnoresPlanFilter => "a list of keys by plan has the keys that name it",
+    DeletesUsedPlans => "a plan that a key has is not deleted",
+    AcceptsUnknownPlans => "an unknown plan is rejected with StoreError::PlanNotFound",
+    SuspensionIsNotAudited => "every change of an owner or a plan has exactly one entry",
     CountsTwice => "a batch written twice counts once",
     RecordedOmitsLateEvents => "a batch follows all batches written before",
     RecordedSkipsEvents => "neither skip nor repeat recorded events",
@@ -150,6 +165,12 @@ impl KeyStore for Faulty {
             result = self.inner.find(swapped.parse().unwrap()).await?;
         }
         if let Some(record) = &mut result {
+            if self.has(Fault::LookupOmitsPolicy) {
+                record.policy.key_limits.clear();
+            }
+            if self.has(Fault::LookupOmitsSuspension) {
+                record.policy.is_owner_suspended = false;
+            }
             if self.has(Fault::LosesDigest) {
                 record.digest = format!("sha256:{}", "0".repeat(64)).parse().unwrap();
             }
@@ -207,6 +228,9 @@ impl KeyAdmin for Faulty {
             {
                 record.key.recoverable = false;
             }
+            Some(Fault::AcceptsUnknownPlans) if record.key.name == "Unplanned" => {
+                record.key.plan = None;
+            }
             Some(Fault::TrimsNames) => record.key.name = record.key.name.trim().into(),
             _ => {}
         }
@@ -257,6 +281,9 @@ impl KeyAdmin for Faulty {
         }
         if self.has(Fault::IgnoresImportedFilter) {
             query.imported = None;
+        }
+        if self.has(Fault::IgnoresPlanFilter) {
+            query.plan = None;
         }
         let mut unused_since = None;
         if self.has(Fault::TreatsNewKeysAsUnused) {
@@ -451,6 +478,90 @@ impl KeyAdmin for Faulty {
     fn audit_log(&self) -> Option<&dyn AuditLog> {
         Some(self)
     }
+
+    fn owner_admin(&self) -> Option<&dyn OwnerAdmin> {
+        Some(self)
+    }
+}
+
+#[async_trait]
+impl OwnerAdmin for Faulty {
+    async fn owner(&self, id: &str) -> Result<Option<Owner>, StoreError> {
+        let found = self.inner.owner(id).await?;
+        if self.has(Fault::OwnersIgnoreCase) && found.is_none() {
+            let query = OwnerQuery::new().contains(id);
+            return Ok(self.inner.list_owners(&query).await?.items.pop());
+        }
+        Ok(match self.fault {
+            Some(Fault::ForgetsOwners) => found.filter(|owner| owner.name.is_some()),
+            Some(Fault::KeysResetOwners) => {
+                found.map(|owner| Owner::new(owner.id, owner.created_at))
+            }
+            _ => found,
+        })
+    }
+
+    async fn list_owners(&self, query: &OwnerQuery) -> Result<Page<Owner>, StoreError> {
+        let mut wider = query.clone();
+        match self.fault {
+            Some(Fault::OwnerListIgnoresPlan) => wider.plan = None,
+            Some(Fault::OwnerListIsCaseSensitive) => wider.contains = None,
+            _ => {}
+        }
+        let mut page = self.inner.list_owners(&wider).await?;
+        match self.fault {
+            Some(Fault::OwnerListIsCaseSensitive) => {
+                let part = query.contains.as_deref().unwrap_or_default();
+                page.items.retain(|owner| owner.id.contains(part));
+            }
+            Some(Fault::OwnerListSkipsOwners) if page.items.len() == 3 => drop(page.items.pop()),
+            _ => {}
+        }
+        Ok(page)
+    }
+
+    async fn change_owner(
+        &self,
+        id: &str,
+        change: OwnerChange,
+        actor: Actor<'_>,
+    ) -> Result<Owner, StoreError> {
+        let owner = self.inner.change_owner(id, change, actor).await?;
+        Ok(match self.fault {
+            Some(Fault::LosesOwnerChanges) if id.starts_with("changed") => {
+                Owner::new(owner.id, owner.created_at)
+            }
+            _ => owner,
+        })
+    }
+
+    async fn plan(&self, name: &str) -> Result<Option<Plan>, StoreError> {
+        self.inner.plan(name).await
+    }
+
+    async fn list_plans(&self) -> Result<Vec<Plan>, StoreError> {
+        let mut plans = self.inner.list_plans().await?;
+        if self.has(Fault::PlansAreNotSorted) {
+            plans.reverse();
+        }
+        Ok(plans)
+    }
+
+    async fn set_plan(&self, plan: Plan, actor: Actor<'_>) -> Result<Plan, StoreError> {
+        let created_at = plan.created_at;
+        let mut plan = self.inner.set_plan(plan, actor).await?;
+        if self.has(Fault::ReplacedPlansAreNew) {
+            plan.created_at = created_at;
+        }
+        Ok(plan)
+    }
+
+    async fn delete_plan(&self, name: &str, actor: Actor<'_>) -> Result<(), StoreError> {
+        match self.inner.delete_plan(name, actor).await {
+            Err(StoreError::PlanInUse(_)) if self.has(Fault::DeletesUsedPlans) => Ok(()),
+            deleted => deleted,
+        }
+    }
 }
 
 #[async_trait]
@@ -470,6 +581,9 @@ impl AuditLog for Faulty {
         let entries = &mut page.items;
         match self.fault {
             Some(Fault::LosesActor) => entries.iter_mut().for_each(|entry| entry.actor = None),
+            Some(Fault::SuspensionIsNotAudited) => {
+                entries.retain(|entry| entry.action != AuditAction::Suspended);
+            }
             Some(Fault::AuditOmitsNoOpChanges) => {
                 entries.retain(|entry| entry.before != entry.after)
             }
