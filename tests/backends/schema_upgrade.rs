@@ -17,7 +17,7 @@ use jiff::tz::TimeZone;
 use keytally::backend::{PostgresBackend, SqliteBackend};
 use keytally::key::{
     Actor, AddressList, AuditEntry, AuditQuery, EncryptedSecret, Issuer, Key, KeyChange, KeyQuery,
-    NewKey, Rotation,
+    NewKey, Owner, OwnerQuery, Rotation,
 };
 use keytally::limit::RateLimit;
 use keytally::usage::{
@@ -200,6 +200,13 @@ async fn assert_content_preserved<B: Backend + Clone>(
         }
     }
     assert_eq!(all_keys(backend).await, keys);
+    let owners = backend.owner_admin().unwrap();
+    for id in keys.iter().filter_map(|key| key.owner.as_deref()) {
+        let owner = owners.owner(id).await.unwrap().unwrap();
+        assert_eq!(owner, Owner::new(id, owner.created_at));
+    }
+    let listed = owners.list_owners(&OwnerQuery::new()).await.unwrap().items;
+    assert_eq!(listed.len(), 2);
     assert_eq!(audit(backend).await, content.audit);
     let (id, sealed) = &content.sealed;
     let revealed = backend.reveal(*id, Actor::SYSTEM).await.unwrap().unwrap();

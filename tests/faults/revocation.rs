@@ -1,4 +1,4 @@
-//! How long a revoked key stays valid in other processes on the same database.
+//! How long a revoked key, or a key of a suspended owner, stays valid in other processes on the same database.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -8,16 +8,14 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use keytally::backend::SqliteBackend;
-use keytally::key::{Actor, Issued, KeyAdmin};
+use keytally::key::{Actor, Issued, Issuer, KeyAdmin, NewKey, OwnerAdmin};
 use sqlx::{AssertSqlSafe, PgPool};
 use tokio::sync::Mutex;
 
 use crate::children;
 use crate::postgres_server as postgres;
-use crate::service;
 
 use children::Process;
-use service::issue;
 
 const TTL: Duration = Duration::from_secs(1);
 const PROCESSES: usize = 3;
@@ -64,17 +62,19 @@ impl std::fmt::Display for Delays {
     }
 }
 
-/// Revokes keys one by one while processes use them, once `begin` returns. Panics if a key is admitted again
+/// Revokes keys or suspends their owners, one by one and in turn, while processes use them, once `begin` returns. Panics if a key is admitted again
 /// after a rejection.
 async fn delays(
     trial: Trial,
-    admin: &impl KeyAdmin,
+    admin: &(impl KeyAdmin + OwnerAdmin),
     url: &str,
     begin: impl AsyncFnOnce(),
 ) -> Delays {
     let mut keys: Vec<Issued> = Vec::new();
-    for _ in 0..KEYS {
-        keys.push(issue(admin, "Revoked").await);
+    for nth in 0..KEYS {
+        let new = NewKey::new("Revoked").owner(format!("owner {nth}"));
+        let issuer = Issuer::new("test").unwrap();
+        keys.push(issuer.issue(admin, new, Actor::SYSTEM).await.unwrap());
     }
     let name = format!("keytally-revoked-{}", keys[0].key.id);
     let file = std::env::temp_dir().join(name);
@@ -104,8 +104,14 @@ async fn delays(
     }
     begin().await;
     let mut revoked = HashMap::new();
-    for key in &keys {
-        admin.revoke(key.key.id, Actor::SYSTEM).await.unwrap();
+    for (nth, key) in keys.iter().enumerate() {
+        match nth % 2 {
+            0 => drop(admin.revoke(key.key.id, Actor::SYSTEM).await.unwrap()),
+            _ => {
+                let owner = key.key.owner.as_deref().unwrap();
+                admin.suspend_owner(owner, Actor::SYSTEM).await.unwrap();
+            }
+        }
         revoked.insert(key.secret.expose(), micros());
         tokio::time::sleep(PAUSE).await;
     }

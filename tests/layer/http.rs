@@ -10,8 +10,8 @@ use axum::extract::OriginalUri;
 use axum::routing::{get, post};
 use http::{Request, StatusCode};
 use keytally::key::{
-    Actor, AddressList, Digest, ImportedKey, KeyAdmin, KeyRecord, KeyStore, NewKey, Secret,
-    StoreError,
+    Actor, AddressList, Digest, ImportedKey, KeyAdmin, KeyRecord, KeyStore, NewKey, OwnerAdmin,
+    Secret, StoreError,
 };
 use keytally::limit::RateLimit;
 use keytally::usage::{
@@ -315,6 +315,9 @@ mod indistinguishable_rejections {
             &disabled.secret.expose()[26..]
         );
         let wrong = secrets::with_a_wrong_secret(good.secret.expose());
+        let suspended = service.issue(NewKey::new("x").owner("suspended")).await;
+        let suspends = service.backend.suspend_owner("suspended", Actor::SYSTEM);
+        suspends.await.unwrap();
         let mut responses = Vec::new();
         for secret in [
             "nonsense",
@@ -325,6 +328,7 @@ mod indistinguishable_rejections {
             disabled.secret.expose(),
             revoked.secret.expose(),
             expired.secret.expose(),
+            suspended.secret.expose(),
             deleted.secret.expose(),
         ] {
             let mut response = service.get("/v1/postings/1", secret).await;
@@ -350,13 +354,14 @@ mod indistinguishable_rejections {
             .iter()
             .map(|event| event.rejection_reason.unwrap())
             .collect();
-        assert_eq!(events.len(), 3);
+        assert_eq!(events.len(), 4);
         assert_eq!(
             reasons,
             HashSet::from([
                 RejectionReason::Disabled,
                 RejectionReason::Revoked,
-                RejectionReason::Expired
+                RejectionReason::Expired,
+                RejectionReason::OwnerSuspended
             ])
         );
         assert!(

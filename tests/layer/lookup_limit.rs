@@ -488,7 +488,7 @@ mod indistinguishable_rejections {
 
 /// Invariant 6: events of rejected keys are bounded and use no recorder capacity of other requests.
 mod rejected_keys_do_not_fill_the_log {
-    use keytally::key::AddressList;
+    use keytally::key::{AddressList, OwnerAdmin};
     use keytally::usage::{Batch, LogFilter, SinkError, UsageSink};
 
     use super::*;
@@ -517,15 +517,18 @@ mod rejected_keys_do_not_fill_the_log {
         keys.revoke(revoked.key.id, Actor::SYSTEM).await.unwrap();
         let disabled = setup.issue().await;
         keys.disable(disabled.key.id, Actor::SYSTEM).await.unwrap();
+        keys.suspend_owner("acme", Actor::SYSTEM).await.unwrap();
         let issuer = Issuer::new("acme").unwrap();
         let issue = async |new| issuer.issue(keys, new, Actor::SYSTEM).await.unwrap();
         let expired = issue(NewKey::new("x").expires_at(Timestamp::UNIX_EPOCH)).await;
+        let suspended = issue(NewKey::new("x").owner("acme")).await;
         let elsewhere = AddressList::parse(["203.0.113.0/24"]).unwrap();
         let elsewhere = issue(NewKey::new("x").addresses(elsewhere)).await;
         for (key, reason, status) in [
             (&revoked, RejectionReason::Revoked, 401),
             (&disabled, RejectionReason::Disabled, 401),
             (&expired, RejectionReason::Expired, 401),
+            (&suspended, RejectionReason::OwnerSuspended, 401),
             (&elsewhere, RejectionReason::ClientIp, 403),
         ] {
             for _ in 0..200 {
@@ -552,7 +555,7 @@ mod rejected_keys_do_not_fill_the_log {
             101
         );
         let stats = recorder.stats();
-        assert_eq!((stats.lost, stats.in_flight, stats.accepted), (0, 0, 401));
+        assert_eq!((stats.lost, stats.in_flight, stats.accepted), (0, 0, 501));
     }
 
     /// Clones of a layer with another recorder do not use up this recorder's limit.

@@ -14,6 +14,7 @@ mod load;
 mod lookup_limit;
 #[cfg(feature = "axum")]
 mod nested_layers;
+mod owners;
 #[cfg(feature = "password-hashes")]
 mod password_hashes;
 mod plain;

@@ -69,7 +69,7 @@ mod waiting_holds_nothing {
     use std::time::Duration;
 
     use async_trait::async_trait;
-    use keytally::key::{KeyAdmin, KeyRecord, KeyStore, KeyUpdate, StoreError};
+    use keytally::key::{KeyAdmin, KeyRecord, KeyStore, KeyUpdate, OwnerAdmin, StoreError};
     use keytally::limit::{
         Decision, LimitError, LimitHandle, LimitResponse, Limiter, RateLimit, SubjectLimits,
     };
@@ -428,6 +428,21 @@ mod waiting_holds_nothing {
             assert_eq!(it.call.await.unwrap(), Ok(401));
         });
         assert_eq!(event.await.rejection_reason, Some(RejectionReason::Unknown));
+    }
+
+    #[tokio::test]
+    async fn key_whose_owner_is_suspended_while_it_waits_is_rejected() {
+        let event = event_after_lookup(async |it| {
+            let update = KeyUpdate::new().owner(Some("acme"));
+            let updated = it.backend.update(it.key, update, Actor::SYSTEM).await;
+            updated.unwrap();
+            let suspended = it.backend.suspend_owner("acme", Actor::SYSTEM).await;
+            suspended.unwrap();
+            it.service.0.add_permits(1);
+            assert_eq!(it.call.await.unwrap(), Ok(401));
+        });
+        let reason = event.await.rejection_reason;
+        assert_eq!(reason, Some(RejectionReason::OwnerSuspended));
     }
 
     #[tokio::test]

@@ -15,7 +15,7 @@ use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody};
 use keytally::backend::MemoryBackend;
 use keytally::key::{
-    Actor, CacheConfig, Issued, KeyAdmin, KeyRecord, KeyStore, NewKey, StoreError,
+    Actor, CacheConfig, Issued, KeyAdmin, KeyRecord, KeyStore, NewKey, OwnerAdmin, StoreError,
 };
 use keytally::usage::{Cause, LogQuery, Outcome, Recorder, RejectionReason, Status, UsageReader};
 use keytally::{ApiKeyLayer, BodyError, Clock, KeyId, ResponseBody};
@@ -147,16 +147,20 @@ async fn streams_end_within_the_configured_interval_after_revocation() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn streams_end_when_their_key_is_disabled_expires_or_is_deleted() {
+async fn streams_end_when_their_key_is_disabled_expires_is_deleted_or_its_owner_is_suspended() {
     let clock = Clock::manual("2026-11-01T10:00:00Z".parse().unwrap());
     let backend = MemoryBackend::with_clock(Default::default(), clock.clone());
     let layer = ApiKeyLayer::new(backend.clone()).clock(clock.clone());
     let layer = layer.end_streams_on_revocation(SECOND);
-    for change in ["disabled", "expired", "deleted", "nothing"] {
+    for change in ["disabled", "expired", "deleted", "suspended", "nothing"] {
         let new = NewKey::new(change).expires_at(clock.now().timestamp() + 3_600 * SECOND);
-        let key = support::issue(&backend, new).await;
+        let key = support::issue(&backend, new.owner("acme")).await;
         let body = open(&layer, &key, "text/plain", stalled).await;
         match change {
+            "suspended" => {
+                let suspended = backend.suspend_owner("acme", Actor::SYSTEM).await;
+                suspended.unwrap();
+            }
             "disabled" => drop(backend.disable(key.key.id, Actor::SYSTEM).await.unwrap()),
             "expired" => clock.advance(3_600 * SECOND),
             "deleted" => backend.delete(key.key.id, Actor::SYSTEM).await.unwrap(),
@@ -164,6 +168,7 @@ async fn streams_end_when_their_key_is_disabled_expires_or_is_deleted() {
         }
         let ended = end(body, 10 * SECOND).await;
         assert_eq!(ended.is_some(), change != "nothing", "{change}");
+        backend.resume_owner("acme", Actor::SYSTEM).await.unwrap();
     }
 }
 
