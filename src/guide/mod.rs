@@ -3,7 +3,7 @@
 //! | chapter | contents |
 //! |---|---|
 //! | [`request_lifecycle`] | What happens to a request; axum, tonic and hyper servers; deployment notes |
-//! | [`keys`] | Issue, rotate, revoke and reveal keys; the audit log |
+//! | [`keys`] | Issue, rotate, revoke and reveal keys; owners and plans; the audit log |
 //! | [`rate_limits`] | Limits per key, costs, response headers, limits of anonymous clients |
 //! | [`usage`] | Events, outcomes, summaries, the request log, export and sync |
 //! | [`dashboard_and_api`] | The dashboard, its JSON API, and the API for callers |
