@@ -24,7 +24,9 @@ use crate::clock::Now;
 use crate::drain::DrainLimits;
 use crate::invalid_config::InvalidConfig;
 use crate::key::{CachedKey, ImportedFormat, Key, KeyCache, Peppers, Policy};
-use crate::limit::{AttachedLimits, LimitError, Limiter, LocalLimiter, RateLimit, SubjectLimits};
+use crate::limit::{
+    AttachedLimits, LimitError, Limiter, LocalLimiter, RateLimit, Subject, SubjectLimits,
+};
 use crate::sync::{thread_index, thread_slots};
 use crate::usage::Recorder;
 
@@ -156,16 +158,24 @@ pub(crate) fn next_id() -> u64 {
 }
 
 impl Config {
-    /// The limits of a key: its own, or else those of its plan, or else the default ones.
+    /// The limits that apply to a key: its own, or else those of its plan, or else the default ones; and those of its
+    /// owner.
     pub(super) fn limits_of<'a>(
         &'a self,
         key: &'a Key,
         policy: Option<&'a Policy>,
-    ) -> &'a [RateLimit] {
+    ) -> impl Iterator<Item = SubjectLimits<'a>> {
         let plan = policy.map_or(&[][..], |policy| &policy.key_limits);
         let limits = [&key.limits, plan];
         let mut limits = limits.into_iter().filter(|limits| !limits.is_empty());
-        limits.next().unwrap_or(&self.default_limits)
+        let of_key = limits.next().unwrap_or(&self.default_limits);
+        let of_owner =
+            key.owner.as_deref().zip(policy).map(|(owner, policy)| {
+                SubjectLimits::new(Subject::Owner(owner), &policy.owner_limits)
+            });
+        let of_key = SubjectLimits::new(key.lineage, of_key);
+        let limits = std::iter::once(of_key).chain(of_owner);
+        limits.filter(|one| !one.limits.is_empty())
     }
 
     /// The cost of a request.
@@ -182,12 +192,12 @@ impl Config {
         now: Now,
     ) -> Result<&'a AttachedLimits, LimitError> {
         AttachedLimits::get_or_attach(&entry.limits, self.limits_id, || {
-            let limits = self.limits_of(&entry.key, entry.policy.as_deref());
+            let subjects = self.limits_of(&entry.key, entry.policy.as_deref());
             AttachedLimits::attach(
                 self.limits_id,
                 (self.clock.clone(), self.limiter_timeout),
                 &*self.limiter,
-                [SubjectLimits::new(entry.key.lineage, limits)],
+                &subjects.collect::<Vec<_>>(),
                 now,
             )
         })

@@ -551,8 +551,8 @@ impl ApiKeyLayer {
     }
 
     /// Returns the rate limits of a key, with their current status: its own, or else those of its plan, or else those of
-    /// its owner's plan, or else the [default](Self::default_limits) ones. Nothing is charged. The store is only queried
-    /// if the key has no limits of its own and is not cached.
+    /// its owner's plan, or else the [default](Self::default_limits) ones; and those of its owner, whose names begin with
+    /// `owner-`, as in the headers of responses. Nothing is charged. The store is only queried if the key is not cached.
     ///
     /// A service can call this on a clone of the layer in front of it: clones share the limiter.
     ///
@@ -577,26 +577,24 @@ impl ApiKeyLayer {
         &self,
         key: &Key,
     ) -> Result<Vec<(RateLimit, LimitStatus)>, LimitError> {
-        let entry = match key.limits.is_empty() {
+        let entry = match key.limits.is_empty() || key.owner.is_some() {
             true => self.cached(key.id).await?,
             false => None,
         };
         let policy = entry.as_ref().and_then(|entry| entry.policy.as_deref());
-        let limits = self.config.limits_of(key, policy);
-        if limits.is_empty() {
+        let subjects: Vec<_> = self.config.limits_of(key, policy).collect();
+        if subjects.is_empty() {
             return Ok(Vec::new());
         }
         let now = self.config.clock.now();
-        let handle = {
-            let subjects = [SubjectLimits::new(key.lineage, limits)];
-            self.config.limiter.attach(&subjects, now)?
-        };
+        let handle = self.config.limiter.attach(&subjects, now)?;
         let decision = match handle.peek(now) {
             LimitResponse::Ready(decision) => decision,
             LimitResponse::Pending(decision) => self.config.with_timeout(decision).await?,
         };
         let statuses = decision.statuses().iter().copied();
-        Ok(limits.iter().cloned().zip(statuses).collect())
+        let limits = SubjectLimits::reported(&subjects);
+        Ok(limits.into_iter().zip(statuses).collect())
     }
 
     async fn cached(&self, id: KeyId) -> Result<Option<Arc<CachedKey>>, LimitError> {

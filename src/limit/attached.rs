@@ -11,7 +11,7 @@ use http::HeaderValue;
 
 use super::limiter::{Decision, LimitError, LimitHandle, Limiter};
 use super::rate_limit::RateLimit;
-use super::subject::{Subject, SubjectLimits};
+use super::subject::SubjectLimits;
 use crate::clock::{Clock, Now};
 
 /// The limits of a key and its owner, as attached by one layer configuration.
@@ -31,26 +31,27 @@ pub(crate) struct AttachedLimits {
 }
 
 impl AttachedLimits {
-    /// Attaches the limits of subjects that have any.
+    /// Attaches limits, if there are any.
     ///
     /// # Errors
     ///
     /// The error of the limiter.
     #[cold]
-    pub(crate) fn attach<'a>(
+    pub(crate) fn attach(
         config: u64,
         (clock, timeout): (Clock, Duration),
         limiter: &dyn Limiter,
-        subjects: impl IntoIterator<Item = SubjectLimits<'a>>,
+        subjects: &[SubjectLimits<'_>],
         now: Now,
     ) -> Result<Self, LimitError> {
-        let subjects = subjects.into_iter().filter(|one| !one.limits.is_empty());
-        let subjects: Vec<_> = subjects.collect();
         let (handle, headers) = if subjects.is_empty() {
             (None, None)
         } else {
-            let handle = limiter.attach(&subjects, now)?;
-            (Some(handle), Some(SharedHeaders::of(&reported(&subjects))))
+            let handle = limiter.attach(subjects, now)?;
+            (
+                Some(handle),
+                Some(SharedHeaders::of(&SubjectLimits::reported(subjects))),
+            )
         };
         Ok(Self {
             config,
@@ -122,23 +123,6 @@ impl AttachedLimits {
         let some = (0..names.len()).filter(violated);
         some.map(|index| names[index].clone()).collect()
     }
-}
-
-/// The limits as clients see them: the names of an owner's limits begin with `owner-`.
-fn reported(subjects: &[SubjectLimits<'_>]) -> Vec<RateLimit> {
-    let reported = |one: &SubjectLimits<'_>| -> Vec<RateLimit> {
-        let is_owner = matches!(one.subject, Subject::Owner(_));
-        let limits = one.limits.iter().cloned();
-        let named = limits.map(|limit| match is_owner {
-            true => {
-                let name = format!("owner-{}", limit.name());
-                limit.with_name(name)
-            }
-            false => limit,
-        });
-        named.collect()
-    };
-    subjects.iter().flat_map(reported).collect()
 }
 
 /// The headers of a key, which may be those of other keys with the same limits.

@@ -63,6 +63,23 @@ impl<'a> SubjectLimits<'a> {
         RateLimit::validate_up_to(max, self.limits)
     }
 
+    /// The limits of these subjects as clients see them: the names of an owner's limits begin with `owner-`.
+    pub(crate) fn reported(subjects: &[Self]) -> Vec<RateLimit> {
+        let reported = |one: &Self| -> Vec<RateLimit> {
+            let is_owner = matches!(one.subject, Subject::Owner(_));
+            let limits = one.limits.iter().cloned();
+            let named = limits.map(|limit| match is_owner {
+                true => {
+                    let name = format!("owner-{}", limit.name());
+                    limit.with_name(name)
+                }
+                false => limit,
+            });
+            named.collect()
+        };
+        subjects.iter().flat_map(reported).collect()
+    }
+
     /// Checks the limits of several subjects.
     ///
     /// # Errors

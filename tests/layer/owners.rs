@@ -7,14 +7,15 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
-use http_body_util::Full;
+use http_body_util::{BodyExt, Full};
+use jiff::Timestamp;
 use keytally::backend::MemoryBackend;
 use keytally::key::{
     Actor, CacheConfig, CachedStore, Issued, Issuer, KeyAdmin, KeyRecord, KeyStore, KeyUpdate,
     NewKey, OwnerAdmin, OwnerUpdate, Plan, StoreError,
 };
 use keytally::limit::RateLimit;
-use keytally::{ApiKeyLayer, Clock, KeyId, async_trait};
+use keytally::{ApiKeyLayer, Clock, KeyId, Rejection, async_trait};
 use tower::{Layer, ServiceExt};
 
 async fn ok_response(_: Request<String>) -> Result<Response<Full<Bytes>>, Infallible> {
@@ -51,6 +52,70 @@ async fn set_plan(store: &impl OwnerAdmin, name: &str, burst: u32) {
 
 fn limit(burst: u32) -> RateLimit {
     RateLimit::per_second(1).with_burst(burst)
+}
+
+/// Two keys of an owner with a limit share it; a rejected request consumes nothing of either limit.
+#[tokio::test]
+async fn keys_of_an_owner_share_its_limits() {
+    let (store, clock) = (MemoryBackend::new(), Clock::manual(Timestamp::UNIX_EPOCH));
+    let layer = ApiKeyLayer::new(store.clone()).clock(clock.clone());
+    let mut plan = Plan::new("pro", Timestamp::UNIX_EPOCH);
+    plan.key_limits = vec![RateLimit::per_minute(3)];
+    plan.owner_limits = vec![RateLimit::per_minute(4)];
+    store.set_plan(plan, Actor::SYSTEM).await.unwrap();
+    let keys = [
+        issue(&store, NewKey::new("a").owner("acme")).await,
+        issue(&store, NewKey::new("b").owner("acme")).await,
+        issue(&store, NewKey::new("c").owner("other")).await,
+    ];
+    for owner in ["acme", "other"] {
+        let update = OwnerUpdate::new().plan(Some("pro"));
+        let updated = store.update_owner(owner, update, Actor::SYSTEM).await;
+        updated.unwrap();
+    }
+    let remaining = async |key: usize| {
+        let statuses = layer.limit_statuses(&keys[key].key).await.unwrap();
+        let named = statuses.iter();
+        let named: Vec<_> = named
+            .map(|(limit, status)| format!("{}: {}", limit.name(), status.remaining))
+            .collect();
+        named.join(", ")
+    };
+    let (status, policy) = send(&layer, &keys[0]).await;
+    let expected = r#""minute";q=3;w=60, "owner-minute";q=4;w=60"#;
+    assert_eq!(
+        (status, policy.as_deref()),
+        (StatusCode::OK, Some(expected))
+    );
+    assert_eq!(status_of(&layer, &keys[0]).await, 200);
+    assert_eq!(status_of(&layer, &keys[1]).await, 200);
+    assert_eq!(status_of(&layer, &keys[1]).await, 200);
+    let service = layer.layer(tower::service_fn(ok_response));
+    let request = Request::get("/").header("x-api-key", keys[0].secret.expose());
+    let request = request.body(String::new()).unwrap();
+    let rejected = service.oneshot(request).await.unwrap();
+    assert_eq!(rejected.status(), 429);
+    let headers = rejected.headers();
+    let expected = r#""minute";r=1;t=40, "owner-minute";r=0;t=60"#;
+    assert_eq!(headers["ratelimit"], expected);
+    assert_eq!(headers["retry-after"], "15");
+    let reason = rejected.extensions().get::<Rejection>().unwrap();
+    assert_eq!(reason.violated_limits(), [Arc::from("owner-minute")]);
+    let body = rejected.into_body().collect().await.unwrap().to_bytes();
+    let body: serde_json::Value = serde_json::from_slice(&body).unwrap();
+    assert_eq!(
+        body["violated-policies"],
+        serde_json::json!(["owner-minute"])
+    );
+    assert_eq!(remaining(1).await, "minute: 1, owner-minute: 0");
+    assert_eq!(remaining(2).await, "minute: 3, owner-minute: 4");
+    // Limits of its own replace those of the plan, with the usage.
+    let update = OwnerUpdate::new().limits([RateLimit::per_minute(6)]);
+    let updated = store.update_owner("acme", update, Actor::SYSTEM).await;
+    updated.unwrap();
+    assert_eq!(remaining(0).await, "minute: 1, owner-minute: 2");
+    assert_eq!(status_of(&layer, &keys[0]).await, 200);
+    assert_eq!(remaining(1).await, "minute: 1, owner-minute: 1");
 }
 
 /// The order: the key's own limits, those of its plan, those of its owner's plan, the defaults of the layer.
