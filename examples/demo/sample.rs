@@ -11,7 +11,7 @@ use std::time::Duration;
 use fastrand::Rng;
 use jiff::{SignedDuration, Timestamp};
 use keytally::backend::SqliteBackend;
-use keytally::key::{Actor, AddressList, Issuer, KeyAdmin, NewKey};
+use keytally::key::{Actor, AddressList, Issuer, KeyAdmin, NewKey, OwnerAdmin, OwnerUpdate, Plan};
 use keytally::limit::RateLimit;
 use keytally::usage::{
     Batch, Cause, Method, Outcome, RejectionReason, Status, UsageEvent, UsageSink,
@@ -167,6 +167,7 @@ pub(crate) async fn write(
     backend: &SqliteBackend,
 ) -> Result<usize, Box<dyn Error>> {
     let (now, mut random) = (Timestamp::now(), Rng::with_seed(24));
+    write_plans(backend, now).await?;
     let mut events = Vec::new();
     for client in clients() {
         let keys = client.issue(issuer, backend, now).await?;
@@ -183,6 +184,28 @@ pub(crate) async fn write(
         backend.write(&Batch::new(batch)).await?;
     }
     Ok(count)
+}
+
+/// Two plans, and the owners that have them.
+async fn write_plans(backend: &SqliteBackend, now: Timestamp) -> Result<(), Box<dyn Error>> {
+    let mut pro = Plan::new("pro", hours_ago(now, 400.0 * 24.0));
+    pro.key_limits = vec![RateLimit::per_second(20)];
+    pro.owner_limits = vec![RateLimit::per_minute(3_000), RateLimit::per_day(500_000)];
+    let mut free = Plan::new("free", pro.created_at);
+    free.key_limits = vec![RateLimit::per_minute(60)];
+    free.owner_limits = vec![RateLimit::per_hour(1_000)];
+    for plan in [pro, free] {
+        backend.set_plan(plan, Actor::SYSTEM).await?;
+    }
+    for (owner, name, plan) in [
+        ("acme", "Acme Inc.", "pro"),
+        ("initech", "Initech LLC", "pro"),
+        ("globex", "Globex GmbH", "free"),
+    ] {
+        let update = OwnerUpdate::new().name(Some(name)).plan(Some(plan));
+        backend.update_owner(owner, update, Actor::SYSTEM).await?;
+    }
+    Ok(())
 }
 
 /// The time this many hours ago.

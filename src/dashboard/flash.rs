@@ -23,15 +23,19 @@ pub(super) enum Done {
     Revoked,
     Deleted,
     Saved,
+    Suspended,
+    Resumed,
 }
 
 impl Done {
-    const ALL: [(Self, &str); 5] = [
+    const ALL: [(Self, &str); 7] = [
         (Self::Disabled, "disabled"),
         (Self::Enabled, "enabled"),
         (Self::Revoked, "revoked"),
         (Self::Deleted, "deleted"),
         (Self::Saved, "saved"),
+        (Self::Suspended, "suspended"),
+        (Self::Resumed, "resumed"),
     ];
 
     fn as_str(self) -> &'static str {
@@ -41,12 +45,12 @@ impl Done {
     }
 }
 
-/// A change of one or several keys.
+/// A change of one or several keys, of an owner or of a plan.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Flash {
     pub(super) done: Done,
     pub(super) keys: Vec<KeyId>,
-    /// The name of the key, if it is only one.
+    /// The name of the key, if it is only one, or the owner or the plan.
     pub(super) name: Option<String>,
 }
 
@@ -56,6 +60,15 @@ impl Flash {
             done,
             keys: vec![key.id],
             name: Some(key.name.clone()),
+        }
+    }
+
+    /// A change of an owner or a plan.
+    pub(super) fn named(done: Done, name: &str) -> Self {
+        Self {
+            done,
+            keys: Vec::new(),
+            name: Some(name.into()),
         }
     }
 

@@ -1,6 +1,7 @@
 //! The page to return to after a change, as named by the client.
 
 use super::next;
+use super::owner_path::owner_path;
 use crate::id::KeyId;
 
 /// The maximum length of a path with its query.
@@ -19,6 +20,16 @@ impl ReturnPath {
     /// The page of a key.
     pub(super) fn key(id: KeyId) -> Self {
         Self(format!("/keys/{id}"))
+    }
+
+    /// The page of an owner.
+    pub(super) fn owner(owner: &str) -> Self {
+        Self(owner_path(owner))
+    }
+
+    /// The list of plans.
+    pub(super) fn plans() -> Self {
+        Self("/plans".into())
     }
 
     /// The list of keys.

@@ -38,7 +38,7 @@ const OPEN: [&str; 4] = [
 fn pages() -> Vec<(&'static str, MethodRouter<Arc<Shared>>)> {
     use pages::{
         assets, audit, bulk, delete, edit, find, generate, keys, log, overview, owner, owners,
-        request, reveal, rotate, status, usage,
+        plans, request, reveal, rotate, status, usage,
     };
 
     vec![
@@ -64,7 +64,23 @@ fn pages() -> Vec<(&'static str, MethodRouter<Arc<Shared>>)> {
         ("/keys/{id}/delete", get(delete::form).post(delete::delete)),
         ("/owners", get(owners::list)),
         ("/owners/{owner}", get(owner::page_of)),
+        (
+            "/owners/{owner}/edit",
+            get(owner::edit::form).post(owner::edit::save),
+        ),
+        (
+            "/owners/{owner}/suspend",
+            get(owner::status::suspend_form).post(owner::status::suspend),
+        ),
+        (
+            "/owners/{owner}/resume",
+            get(owner::status::resume_form).post(owner::status::resume),
+        ),
         ("/owners/{owner}/csv", get(owner::export)),
+        ("/plans", get(plans::list)),
+        ("/plans/new", get(plans::new_form).post(plans::create)),
+        ("/plans/edit", get(plans::edit_form).post(plans::edit)),
+        ("/plans/delete", get(plans::delete_form).post(plans::delete)),
         ("/owners/{owner}/log/{format}", get(log::export_of_owner)),
         ("/billing/csv", get(owners::export)),
         ("/log", get(log::of_all)),

@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 use super::error::{InvalidOwner, check_time};
 use super::field_bounds::{check_metadata, is_line, is_name};
 use super::update::nullable;
-use crate::limit::RateLimit;
+use crate::limit::{RateLimit, Subject, SubjectLimits};
 use crate::page::{InvalidPageToken, PageRequest, PageToken, whole_micros};
 use crate::parse_error::ParseError;
 use crate::text::contains_ignoring_case;
@@ -113,7 +113,8 @@ impl Owner {
         }
         check_metadata(&self.metadata)?;
         check_time(self.created_at).map_err(|_| InvalidOwner::Time)?;
-        RateLimit::validate_all(&self.limits).map_err(InvalidOwner::Limits)
+        let limits = SubjectLimits::new(Subject::Owner(&self.id), &self.limits);
+        limits.validate().map_err(InvalidOwner::Limits)
     }
 
     /// Applies a change. A store calls this between reading a record and writing it back.

@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 use super::error::{InvalidPlan, check_time};
 use super::field_bounds::{check_metadata, is_name};
 use super::owner::{Owner, OwnerStatus};
-use crate::limit::RateLimit;
+use crate::limit::{RateLimit, Subject, SubjectLimits};
 use crate::page::whole_micros;
 
 /// A named set of rate limits, for keys and owners that have none of their own.
@@ -65,7 +65,8 @@ impl Plan {
         check_metadata(&self.metadata)?;
         check_time(self.created_at).map_err(|_| InvalidPlan::Time)?;
         RateLimit::validate_all(&self.key_limits).map_err(InvalidPlan::KeyLimits)?;
-        RateLimit::validate_all(&self.owner_limits).map_err(InvalidPlan::OwnerLimits)
+        let limits = SubjectLimits::new(Subject::Owner(""), &self.owner_limits);
+        limits.validate().map_err(InvalidPlan::OwnerLimits)
     }
 }
 
@@ -206,8 +207,12 @@ mod tests {
         for other in ["", " ", "a\n", &"a".repeat(101)] {
             assert_eq!(plan(other).validate(), Err(InvalidPlan::Name), "{other:?}");
         }
-        let invalid = vec![RateLimit::per_second(0)];
         let mut wrong = plan("a");
+        let named = |n: usize| RateLimit::per_second(1).with_name(n.to_string());
+        wrong.owner_limits = (0..=RateLimit::MAX_PER_OWNER).map(named).collect();
+        let too_many = InvalidPlan::OwnerLimits(InvalidLimit::TooMany);
+        assert_eq!(wrong.validate(), Err(too_many));
+        let invalid = vec![RateLimit::per_second(0)];
         wrong.owner_limits = invalid.clone();
         assert_eq!(
             wrong.validate(),

@@ -97,6 +97,7 @@ async fn all_pages(look: &mut Look<'_>) {
         ("keys", "/keys"),
         ("keys-sorted", "/keys?sort=last-accepted"),
         ("keys-none-found", "/keys?name=nobody"),
+        ("plans-none", "/plans"),
         ("audit", "/audit"),
         ("audit-none-found", "/audit?actor=nobody"),
         ("sign-out", "/sign-out"),
@@ -106,6 +107,31 @@ async fn all_pages(look: &mut Look<'_>) {
         pages.open(path).await;
         look.at(name).await;
     }
+
+    pages.open("/plans/new").await;
+    look.at("plan-new").await;
+    pages.fill("Name", "A plan whose name is rather long").await;
+    pages.fill("Rate limit", "20/s").await;
+    pages.send("Create").await;
+    look.at("plans").await;
+    pages.follow("A plan whose name is rather long").await;
+    look.at("plan").await;
+    pages.open("/owners/customer-17/edit").await;
+    pages
+        .choose("Plan", "A plan whose name is rather long")
+        .await;
+    look.at("owner-edit").await;
+    pages.send("Save").await;
+    look.at("owner-with-plan").await;
+    pages.follow("Suspend").await;
+    look.at("owner-suspend").await;
+    pages.send("Suspend").await;
+    look.at("owner-suspended").await;
+    pages.open("/owners").await;
+    look.at("owners-suspended").await;
+    pages.open("/owners/customer-17/resume").await;
+    pages.send("Resume").await;
+    look.at("owner-resumed").await;
 
     pages.open_usage(long, 12).await;
     look.at("usage-of-a-long-name").await;

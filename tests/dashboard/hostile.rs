@@ -5,7 +5,8 @@ use jiff::{SignedDuration, Timestamp};
 use keytally::KeyId;
 use keytally::backend::MemoryBackend;
 use keytally::dashboard::{BearerToken, Dashboard};
-use keytally::key::{Actor, Issuer, KeyAdmin, NewKey, Vault};
+use keytally::key::{Actor, Issuer, KeyAdmin, NewKey, OwnerAdmin, OwnerUpdate, Plan, Vault};
+use keytally::limit::RateLimit;
 use keytally::usage::{Batch, Granularity, UsageEvent, UsageSink};
 use serde_json::{Value, json};
 
@@ -77,6 +78,15 @@ async fn shown(text: &str) -> Shown {
         ids.push(record.key.id);
         backend.create(record, actor).await.unwrap();
     }
+    let mut plan = Plan::new(cut(text, 100), now);
+    plan.key_limits = vec![RateLimit::per_second(1)];
+    backend.set_plan(plan, actor).await.unwrap();
+    let update = OwnerUpdate::new()
+        .name(Some(cut(text, 100)))
+        .plan(Some(cut(text, 100)));
+    let owner = cut(text, 200);
+    backend.update_owner(&owner, update, actor).await.unwrap();
+    backend.suspend_owner(&owner, actor).await.unwrap();
     let [key, gone] = ids[..] else { unreachable!() };
     backend.delete(gone, actor).await.unwrap();
     let event = |n: i64| {
@@ -146,6 +156,8 @@ impl Shown {
             "",
             "/keys",
             "/keys/new",
+            "/plans",
+            "/plans/new",
             "/log",
             "/audit",
             "/sign-out",
@@ -158,6 +170,13 @@ impl Shown {
             "/owners".into(),
             format!("/owners/{}", segment(&cut(text, 200))),
         ]);
+        for within in ["edit", "suspend", "resume"] {
+            paths.push(format!("/owners/{}/{within}", segment(&cut(text, 200))));
+        }
+        let plan = encoded(&[("plan", &*cut(text, 100))]);
+        for within in ["edit", "delete"] {
+            paths.push(format!("/plans/{within}?{plan}"));
+        }
         paths.push(format!("/keys/disable?key={}", self.key));
         for within in [
             "", "/edit", "/reveal", "/rotate", "/disable", "/enable", "/revoke", "/delete",

@@ -26,6 +26,7 @@ mod outage;
 mod overview;
 mod owners;
 mod pages;
+mod plans;
 mod rejected;
 mod request;
 mod reveal;

@@ -44,7 +44,7 @@ fn odd_owners() -> Vec<String> {
 }
 
 /// The path of an owner's page in a browser.
-fn path_of(owner: &str) -> String {
+pub(crate) fn path_of(owner: &str) -> String {
     let mark = match owner {
         "" | "." | ".." => "~",
         _ if owner.starts_with('~') => "~",
@@ -369,9 +369,12 @@ async fn the_list_has_owners_of_requests_and_of_keys() {
     let names: Vec<_> = all.iter().map(|row| &*row[0]).collect();
     let expected = ["Acme GmbH", "acme labs", "Quiet acme", "Zed", "Total"];
     assert_eq!(names, expected);
-    assert_eq!(all[0][1..], ["12", "60.0%", "12", "0", "0", "12", "12"]);
-    assert_eq!(all[1][1..], ["3", "15.0%", "3", "0", "0", "21", "21"]);
-    assert_eq!(all[2][1..], ["0", "0%", "0", "0", "0", "0", "0"]);
+    assert_eq!(
+        all[0][1..],
+        ["–", "12", "60.0%", "12", "0", "0", "12", "12"]
+    );
+    assert_eq!(all[1][1..], ["–", "3", "15.0%", "3", "0", "0", "21", "21"]);
+    assert_eq!(all[2][1..], ["–", "0", "0%", "0", "0", "0", "0", "0"]);
     // Without the requests of keys that have no owner.
     assert_eq!(all[4][1..], ["15", "75.0%", "15", "0", "0", "33", "33"]);
     for (name, times) in [("Acme GmbH", 1), ("Zed", 1), ("nobody", 0)] {
@@ -410,7 +413,7 @@ async fn the_list_and_suggestions_are_bounded() {
     assert_eq!(page.count("<option "), 200);
     assert_eq!(page.count("<tr>"), 1 + 50 + 1);
     let table = rows(between(&page.text, "<tbody>", "</table>"));
-    assert_eq!(table[0][..2], ["customer-299", "300"]);
+    assert_eq!(table[0][..3], ["customer-299", "–", "300"]);
     assert_eq!(table[50][1], "45,150");
     assert_eq!(all, 45_150);
     assert!(page.text.contains("The 50 owners with the most requests."));

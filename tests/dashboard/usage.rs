@@ -151,12 +151,12 @@ async fn store_calls_per_page_are_bounded() {
         ("/admin".to_owned(), 8),
         ("/admin/keys".into(), 3),
         ("/admin/log".into(), 6),
-        ("/admin/owners".into(), 3),
-        ("/admin/owners/acme".into(), 9),
+        ("/admin/owners".into(), 4),
+        ("/admin/owners/acme".into(), 10),
         ("/admin/owners/acme/csv?month=2026-10".into(), 2),
         ("/admin/billing/csv?month=2026-10".into(), 1),
         (format!("/admin/keys/{id}"), 8),
-        (format!("/admin/keys/{id}/edit"), 1),
+        (format!("/admin/keys/{id}/edit"), 2),
         ("/admin/audit".into(), 1),
     ] {
         assert_eq!(pages.get(&path).await.status, StatusCode::OK, "{path}");

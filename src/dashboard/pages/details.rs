@@ -3,19 +3,20 @@
 use jiff::Timestamp;
 use maud::{Markup, html};
 
-use super::components::{folded, minute, name_or_none, owner};
+use super::components::{folded, minute, name_or_none, none, owner};
 use super::lineage::Lineage;
-use super::{limit_text, reveal};
+use super::{plans, reveal};
 use crate::dashboard::charts;
 use crate::dashboard::page_context::PageContext;
 use crate::dashboard::return_path::ReturnPath;
 use crate::dashboard::state::Shared;
-use crate::key::{Key, KeyStatus};
+use crate::key::{Key, KeyStatus, Policy};
 
 pub(super) fn of_key(
     shared: &Shared,
     context: &PageContext,
     key: &Key,
+    policy: &Policy,
     lineage: &Lineage,
 ) -> Markup {
     let list = |items: Vec<String>, none: &str| {
@@ -27,7 +28,6 @@ pub(super) fn of_key(
             }
         }
     };
-    let limits: Vec<_> = key.limits.iter().map(limit_text::describe).collect();
     let addresses = key.addresses.iter().map(|it| it.to_string());
     let moment = |time_of: Option<Timestamp>, none: &str| {
         html! { @match time_of { Some(it) => (minute(context, it)), None => (none) } }
@@ -36,11 +36,19 @@ pub(super) fn of_key(
         ("Owner", owner(context, key.owner.as_deref())),
         ("Environment", name_or_none(key.environment.as_deref())),
         ("Scopes", list(key.scopes.clone(), "None")),
+        ("Plan", plans::link(context, key.plan.as_deref())),
         (
             "Rate limits",
-            html! {
-                @if limits.is_empty() { "Service defaults" }
-                @for limit in &limits { div { (limit) } }
+            match &key.limits[..] {
+                [] => plans::limits(&policy.key_limits, "Service defaults"),
+                own => plans::limits(own, ""),
+            },
+        ),
+        (
+            "Shared by the owner's keys",
+            match &policy.owner_limits[..] {
+                [] => none(),
+                limits => plans::limits(limits, ""),
             },
         ),
         ("Allowed IPs", list(addresses.collect(), "Any")),

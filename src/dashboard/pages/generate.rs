@@ -10,6 +10,7 @@ use maud::{Markup, html};
 
 use super::components::{self, ONCE};
 use super::key_form::{self, Combined, KeyFields};
+use super::plans::{self, OF_OWNER, PLAN};
 use super::posted_form::PostedForm;
 use super::secret::new_secret;
 use super::{Failure, error_page, page};
@@ -30,13 +31,8 @@ pub(in crate::dashboard) async fn form(
     let Some(issuer) = &shared.issuer else {
         return no_issuer(&context);
     };
-    let content = content(
-        issuer,
-        &context,
-        &FormFields::default(),
-        &FieldErrors::default(),
-    );
-    page(&context, "Generate API key", &content)
+    let (fields, wrong) = (FormFields::default(), FieldErrors::default());
+    shown(&shared, issuer, &context, &fields, &wrong).await
 }
 
 pub(super) fn no_issuer(context: &PageContext) -> Response {
@@ -55,12 +51,12 @@ pub(in crate::dashboard) async fn generate(
     };
     let described = match KeyFields::read(&context, &Combined::of(&context, &fields, None)) {
         Ok(described) => described,
-        Err(wrong) => return again(issuer, &context, &fields, &wrong),
+        Err(wrong) => return again(&shared, issuer, &context, &fields, &wrong).await,
     };
     if described.is_over(Timestamp::now()) {
         let mut wrong = FieldErrors::default();
         wrong.add("expires", "Enter a time in the future.");
-        return again(issuer, &context, &fields, &wrong);
+        return again(&shared, issuer, &context, &fields, &wrong).await;
     }
     let (store, admin) = (shared.keys.clone(), context.admin.clone());
     let mut new = described.into_new();
@@ -84,13 +80,16 @@ pub(in crate::dashboard) async fn generate(
                 IdempotencyError::Failed(
                     IssueError::Invalid(error) | IssueError::Store(StoreError::Invalid(error)),
                 ) => key_form::field_of(error),
+                IdempotencyError::Failed(IssueError::Store(StoreError::PlanNotFound(_))) => {
+                    Some(PLAN)
+                }
                 _ => None,
             };
             match error.into() {
                 Failure::Invalid(why) => {
                     let mut wrong = FieldErrors::default();
                     wrong.add(field.unwrap_or_default(), why);
-                    again(issuer, &context, &fields, &wrong)
+                    again(&shared, issuer, &context, &fields, &wrong).await
                 }
                 failure => failure.page(&context),
             }
@@ -98,33 +97,36 @@ pub(in crate::dashboard) async fn generate(
     }
 }
 
-fn again(
+async fn again(
+    shared: &Shared,
     issuer: &Issuer,
     context: &PageContext,
     fields: &FormFields,
     wrong: &FieldErrors,
 ) -> Response {
-    let content = content(issuer, context, fields, wrong);
-    let page = page(context, "Generate API key", &content);
+    let page = shown(shared, issuer, context, fields, wrong).await;
     (StatusCode::UNPROCESSABLE_ENTITY, page).into_response()
 }
 
-fn content(
+async fn shown(
+    shared: &Shared,
     issuer: &Issuer,
     context: &PageContext,
     fields: &FormFields,
     wrong: &FieldErrors,
-) -> Markup {
-    html! {
+) -> Response {
+    let plan = plans::choice(shared, fields, wrong, OF_OWNER).await;
+    let content = html! {
         p { a href=(context.at("/keys")) { "Back to API keys" } }
         h1 { "Generate API key" }
         (components::alert(wrong, ""))
         form .column .panel method="post" action=(context.at("/keys/new")) {
             (components::once())
-            (key_form::inputs(context, fields, wrong, true, issuer.has_vault().then(|| recoverable(fields))))
+            (key_form::inputs(context, fields, wrong, true, &plan, issuer.has_vault().then(|| recoverable(fields))))
             button type="submit" .primary { "Generate" }
         }
-    }
+    };
+    page(context, "Generate API key", &content)
 }
 
 fn recoverable(fields: &FormFields) -> Markup {

@@ -4,7 +4,9 @@ use jiff::Timestamp;
 use maud::{Markup, html};
 
 use super::components::{self, Input};
-use super::{expiry_fields, limit_fields, limit_text};
+use super::expiry_fields;
+use super::limit_fields::{self, OF_KEY};
+use super::plans::PLAN;
 use crate::dashboard::form::{FieldErrors, FormFields};
 use crate::dashboard::page_context::PageContext;
 use crate::key::{AddressList, InvalidKey, Key, KeyUpdate, NewKey};
@@ -14,6 +16,7 @@ use crate::limit::RateLimit;
 pub(super) struct KeyFields {
     name: String,
     owner: Option<String>,
+    plan: Option<String>,
     environment: Option<String>,
     scopes: Vec<String>,
     limits: Vec<RateLimit>,
@@ -30,9 +33,9 @@ pub(super) struct Combined {
 impl Combined {
     /// Combines the fields. `was` is the expiration date when the form was rendered.
     pub(super) fn of(context: &PageContext, fields: &FormFields, was: Option<&str>) -> Self {
-        let limits = limit_fields::text_of(fields);
+        let limits = OF_KEY.text_of(fields);
         let expires = expiry_fields::text_of(context, fields, was, Timestamp::now());
-        let mut combined = fields.with([(limit_fields::NAME, &*limits)]);
+        let mut combined = fields.with([(OF_KEY.name, &*limits)]);
         let expiry =
             expires.map(|expires| combined = combined.with([(expiry_fields::NAME, &*expires)]));
         Self {
@@ -56,8 +59,8 @@ impl KeyFields {
         if fields.get("name").is_none() {
             wrong.add("name", "Enter a name.");
         }
-        let limits = limit_fields::parse(fields.get(limit_fields::NAME).unwrap_or_default());
-        let limits = wrong.take(limit_fields::NAME, limits.map(Some));
+        let limits = limit_fields::parse(fields.get(OF_KEY.name).unwrap_or_default());
+        let limits = wrong.take(OF_KEY.name, limits.map(Some));
         let addresses = AddressList::parse(words(fields.get("addresses")));
         let addresses = addresses.map(Some).map_err(|error| error.to_string());
         let addresses = wrong.take("addresses", addresses);
@@ -68,6 +71,7 @@ impl KeyFields {
         let described = Self {
             name: text("name").unwrap_or_default(),
             owner: text("owner"),
+            plan: text(PLAN),
             environment: text("environment"),
             scopes: words(fields.get("scopes")).map(Into::into).collect(),
             limits: limits.unwrap_or_default(),
@@ -91,6 +95,9 @@ impl KeyFields {
         if let Some(owner) = self.owner {
             new = new.owner(owner);
         }
+        if let Some(plan) = self.plan {
+            new = new.plan(plan);
+        }
         if let Some(environment) = self.environment {
             new = new.environment(environment);
         }
@@ -110,6 +117,9 @@ impl KeyFields {
         }
         if changed("owner") {
             update = update.owner(self.owner);
+        }
+        if changed(PLAN) {
+            update = update.plan(self.plan);
         }
         if changed("environment") {
             update = update.environment(self.environment);
@@ -131,8 +141,9 @@ impl KeyFields {
 }
 
 /// The folded fields, except for limits.
-const OPTIONS: [&str; 7] = [
+const OPTIONS: [&str; 8] = [
     "owner",
+    PLAN,
     "environment",
     "scopes",
     "addresses",
@@ -144,15 +155,15 @@ const OPTIONS: [&str; 7] = [
 /// The form fields with the values of a key.
 pub(super) fn fields_of(context: &PageContext, key: &Key) -> FormFields {
     let joined = |words: Vec<String>| words.join(" ");
-    let limits: Vec<_> = key.limits.iter().map(limit_text::format).collect();
     let optional = |text: Option<&str>| text.unwrap_or_default().to_owned();
     let expires = key.expires_at.map(|end| context.field(end));
     [
         ("name", key.name.clone()),
         ("owner", optional(key.owner.as_deref())),
+        (PLAN, optional(key.plan.as_deref())),
         ("environment", optional(key.environment.as_deref())),
         ("scopes", joined(key.scopes.clone())),
-        (limit_fields::NAME, limits.join(", ")),
+        OF_KEY.of(&key.limits),
         (
             "addresses",
             joined(key.addresses.iter().map(|it| it.to_string()).collect()),
@@ -168,10 +179,10 @@ pub(super) fn field_of(error: &InvalidKey) -> Option<&'static str> {
     match error {
         InvalidKey::Name => Some("name"),
         InvalidKey::Owner => Some("owner"),
-        InvalidKey::Plan => Some("plan"),
+        InvalidKey::Plan => Some(PLAN),
         InvalidKey::Environment => Some("environment"),
         InvalidKey::Scope | InvalidKey::TooManyScopes => Some("scopes"),
-        InvalidKey::Limit(_) => Some(limit_fields::NAME),
+        InvalidKey::Limit(_) => Some(OF_KEY.name),
         InvalidKey::TooManyAddresses => Some("addresses"),
         InvalidKey::Time => Some(expiry_fields::NAME),
         _ => None,
@@ -187,12 +198,13 @@ fn words(text: Option<&str>) -> impl Iterator<Item = &str> {
 }
 
 /// The inputs of the form, without the form element and its button. On a `new` form, all but the name are folded while
-/// they are empty; `more` inputs are folded with them.
+/// they are empty, with `plan` and `more` inputs.
 pub(super) fn inputs(
     context: &PageContext,
     fields: &FormFields,
     wrong: &FieldErrors,
     new: bool,
+    plan: &Markup,
     more: Option<Markup>,
 ) -> Markup {
     let input = |name, label, hint| {
@@ -207,7 +219,7 @@ pub(super) fn inputs(
     if new && wrong.is_empty() {
         name = name.focused();
     }
-    let is_filled = fields.has_any(&OPTIONS) || !limit_fields::text_of(fields).is_empty();
+    let is_filled = fields.has_any(&OPTIONS) || !OF_KEY.text_of(fields).is_empty();
     let is_wrong = wrong.first().is_some_and(|(field, _)| field != "name");
     html! {
         (components::token(context))
@@ -218,7 +230,8 @@ pub(super) fn inputs(
             (input("owner", "Owner", "The customer or account that the key belongs to").text())
             (input("environment", "Environment", "For example, live or test").text())
             (input("scopes", "Scopes", "Permissions, separated by spaces: read orders:write").text())
-            (limit_fields::inputs(fields, wrong))
+            (plan)
+            (OF_KEY.inputs(fields, wrong))
             (input("addresses", "Allowed IPs",
                 "Client IPs or networks, such as 203.0.113.0/24. Leave empty to allow any.").text())
             (expiry_fields::inputs(context, fields, wrong))

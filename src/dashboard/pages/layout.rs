@@ -89,8 +89,13 @@ fn find_form(context: &PageContext) -> Markup {
     }
 }
 
-/// The `aria-current` of a navigation link to this path on the page at `here`: the page itself, or one below it.
+/// The `aria-current` of a navigation link to this path on the page at `here`: the page itself, or one below it. Plans
+/// belong to owners.
 fn current(path: &str, here: &str) -> Option<&'static str> {
+    let here = match here.strip_prefix("/plans") {
+        Some(_) => "/owners/plans",
+        None => here,
+    };
     match here.strip_prefix(path)? {
         "" => Some("page"),
         below if below.starts_with('/') => Some("true"),

@@ -16,8 +16,53 @@ const PERIODS: [(&str, &str); 4] = [
     ("d", "per day"),
 ];
 
-/// The name of the field with all limits as text.
-pub(super) const NAME: &str = "limits";
+/// The fields of a list of limits.
+#[derive(Clone, Copy)]
+pub(super) struct LimitFields {
+    /// The name of the field with all limits as text.
+    pub(super) name: &'static str,
+    /// Precedes the names of the fields of each limit.
+    prefix: &'static str,
+    legend: &'static str,
+    hint: &'static str,
+    max: usize,
+}
+
+/// The limits of a key.
+pub(super) const OF_KEY: LimitFields = LimitFields {
+    name: "limits",
+    prefix: "limit",
+    legend: "Rate limits",
+    hint: "Leave empty for the limits of the plan, or else the service defaults.",
+    max: RateLimit::MAX_PER_KEY,
+};
+
+/// The limits that the keys of an owner share.
+pub(super) const OF_OWNER: LimitFields = LimitFields {
+    name: "limits",
+    prefix: "limit",
+    legend: "Rate limits of all keys together",
+    hint: "Leave empty for the limits of the plan.",
+    max: RateLimit::MAX_PER_OWNER,
+};
+
+/// The limits of each key with a plan.
+pub(super) const OF_PLAN_KEYS: LimitFields = LimitFields {
+    name: "key-limits",
+    prefix: "key-limit",
+    legend: "Rate limits of each key",
+    hint: "For keys without limits of their own. Leave empty for the service defaults.",
+    max: RateLimit::MAX_PER_KEY,
+};
+
+/// The limits that the keys of an owner with a plan share.
+pub(super) const OF_PLAN_OWNERS: LimitFields = LimitFields {
+    name: "owner-limits",
+    prefix: "owner-limit",
+    legend: "Rate limits of all keys of an owner together",
+    hint: "For owners without limits of their own.",
+    max: RateLimit::MAX_PER_OWNER,
+};
 
 /// The fields of a limit.
 #[derive(Default)]
@@ -30,16 +75,16 @@ struct Row {
 }
 
 impl Row {
-    fn submitted(fields: &FormFields, n: usize) -> Self {
+    fn submitted(of: &LimitFields, fields: &FormFields, n: usize) -> Self {
         let field = |name: &str| {
-            let value = fields.get(&format!("{name}-{n}"));
+            let value = fields.get(&format!("{}{name}-{n}", of.prefix));
             value.unwrap_or_default().to_owned()
         };
         Self {
-            requests: field("limit"),
-            period: field("limit-period"),
-            burst: field("limit-burst"),
-            name: field("limit-name"),
+            requests: field(""),
+            period: field("-period"),
+            burst: field("-burst"),
+            name: field("-name"),
             is_wrong: false,
         }
     }
@@ -104,11 +149,125 @@ fn plain_number(text: &str) -> Option<String> {
         .then(|| groups.concat())
 }
 
-/// The submitted limits as text.
-pub(super) fn text_of(fields: &FormFields) -> String {
-    let rows = (1..=RateLimit::MAX_PER_KEY).filter_map(|n| Row::submitted(fields, n).text());
-    let whole = fields.get(NAME).map(String::from);
-    rows.chain(whole).collect::<Vec<_>>().join(", ")
+impl LimitFields {
+    /// The submitted limits as text.
+    pub(super) fn text_of(&self, fields: &FormFields) -> String {
+        let rows = (1..=self.max).filter_map(|n| Row::submitted(self, fields, n).text());
+        let whole = fields.get(self.name).map(String::from);
+        rows.chain(whole).collect::<Vec<_>>().join(", ")
+    }
+
+    /// The submitted limits.
+    ///
+    /// # Errors
+    ///
+    /// A message for the form.
+    pub(super) fn read(&self, fields: &FormFields) -> Result<Vec<RateLimit>, String> {
+        parse(&self.text_of(fields))
+    }
+
+    /// The field with these limits.
+    pub(super) fn of(&self, limits: &[RateLimit]) -> (&'static str, String) {
+        let limits: Vec<_> = limits.iter().map(limit_text::format).collect();
+        (self.name, limits.join(", "))
+    }
+
+    /// The rows as submitted, or of the limits in the field with all of them.
+    fn rows(&self, fields: &FormFields) -> Vec<Row> {
+        let mut rows = Vec::new();
+        for n in 1..=self.max {
+            let mut row = Row::submitted(self, fields, n);
+            if let Some(text) = row.text() {
+                row.is_wrong = parse(&text).is_err();
+                rows.push(row);
+            }
+        }
+        let whole = fields.get(self.name).unwrap_or_default();
+        match parse(whole) {
+            Ok(limits) => rows.extend(limits.iter().map(Row::of)),
+            Err(_) => rows.push(Row::wrong(whole)),
+        }
+        rows.truncate(self.max);
+        if rows.is_empty() {
+            rows.push(empty());
+        }
+        rows
+    }
+
+    /// The inputs for the limits in these fields, and a folded one for another.
+    pub(super) fn inputs(&self, fields: &FormFields, wrong: &FieldErrors) -> Markup {
+        let mut rows = self.rows(fields);
+        let error = wrong.get(self.name);
+        if error.is_some() && !rows.iter().any(|row| row.is_wrong) {
+            rows[0].is_wrong = true;
+        }
+        let mut focused = wrong.first().is_some_and(|(name, _)| name == self.name);
+        let next = rows.len() + 1;
+        let hint = format!("{}-hint", self.name);
+        html! {
+            fieldset .limits aria-describedby=(hint) {
+                legend { (self.legend) }
+                small id=(hint) { (self.hint) }
+                @for (n, row) in (1..).zip(&rows) {
+                    @let focus = row.is_wrong && std::mem::take(&mut focused);
+                    (self.inputs_of(n, row, focus))
+                }
+                @if let Some(error) = error { small .wrong id={ (self.name) "-wrong" } { (error) } }
+                @if next <= self.max {
+                    details { summary { "Add a rate limit" } (self.inputs_of(next, &empty(), false)) }
+                }
+            }
+        }
+    }
+
+    fn inputs_of(&self, n: usize, row: &Row, focused: bool) -> Markup {
+        let id = |name: &str| format!("{}{name}-{n}", self.prefix);
+        let and = if n == 1 {
+            String::new()
+        } else {
+            format!(" {n}")
+        };
+        let is_known = PERIODS.iter().any(|(value, _)| *value == row.period);
+        let other = format!("per {}", row.period);
+        let other = (!is_known).then_some((&*row.period, &*other));
+        let is_open = !row.burst.is_empty() || !row.name.is_empty();
+        html! {
+            .limit {
+                p .field {
+                    label for=(id("")) { "Rate limit" (and) }
+                    input type="text" inputmode="numeric" id=(id("")) name=(id("")) value=(row.requests)
+                        placeholder="100" autofocus[focused] autocomplete="off"
+                        aria-invalid=[row.is_wrong.then_some("true")]
+                        aria-describedby=[row.is_wrong.then(|| format!("{}-wrong", self.name))];
+                }
+                p .field {
+                    label for=(id("-period")) { "Period" (and) }
+                    select id=(id("-period")) name=(id("-period")) {
+                        @for (value, label) in PERIODS.into_iter().chain(other) {
+                            option value=(value) selected[value == row.period] { (label) }
+                        }
+                    }
+                }
+                details open[is_open] {
+                    summary { "Burst and name" }
+                    p .field {
+                        label for=(id("-burst")) { "Burst" (and) }
+                        input type="text" inputmode="numeric" id=(id("-burst")) name=(id("-burst"))
+                            value=(row.burst) autocomplete="off" aria-describedby=(id("-burst-hint"));
+                        small id=(id("-burst-hint")) { "Requests accepted at once. The rate limit by default." }
+                    }
+                    p .field {
+                        label for=(id("-name")) { "Limit name" (and) }
+                        input type="text" id=(id("-name")) name=(id("-name")) value=(row.name)
+                            autocomplete="off" aria-describedby=(id("-name-hint"));
+                        small id=(id("-name-hint")) {
+                            "Shown to clients in the RateLimit headers. The unit by default."
+                        }
+                    }
+                }
+            }
+        }
+    }
 }
 
 /// Parses a list of limits.
@@ -123,106 +282,10 @@ pub(super) fn parse(text: &str) -> Result<Vec<RateLimit>, String> {
         .collect()
 }
 
-/// The rows as submitted, or of the limits in [`NAME`].
-fn rows(fields: &FormFields) -> Vec<Row> {
-    let mut rows = Vec::new();
-    for n in 1..=RateLimit::MAX_PER_KEY {
-        let mut row = Row::submitted(fields, n);
-        if let Some(text) = row.text() {
-            row.is_wrong = parse(&text).is_err();
-            rows.push(row);
-        }
-    }
-    let whole = fields.get(NAME).unwrap_or_default();
-    match parse(whole) {
-        Ok(limits) => rows.extend(limits.iter().map(Row::of)),
-        Err(_) => rows.push(Row::wrong(whole)),
-    }
-    rows.truncate(RateLimit::MAX_PER_KEY);
-    if rows.is_empty() {
-        rows.push(empty());
-    }
-    rows
-}
-
-/// The inputs for the limits in these fields, and a folded one for another.
-pub(super) fn inputs(fields: &FormFields, wrong: &FieldErrors) -> Markup {
-    let mut rows = rows(fields);
-    let error = wrong.get(NAME);
-    if error.is_some() && !rows.iter().any(|row| row.is_wrong) {
-        rows[0].is_wrong = true;
-    }
-    let mut focused = wrong.first().is_some_and(|(name, _)| name == NAME);
-    let next = rows.len() + 1;
-    html! {
-        fieldset .limits aria-describedby="limits-hint" {
-            legend { "Rate limits" }
-            small #limits-hint { "Leave empty for the service defaults." }
-            @for (n, row) in (1..).zip(&rows) {
-                @let focus = row.is_wrong && std::mem::take(&mut focused);
-                (inputs_of(n, row, focus))
-            }
-            @if let Some(error) = error { small .wrong #limits-wrong { (error) } }
-            @if next <= RateLimit::MAX_PER_KEY {
-                details { summary { "Add a rate limit" } (inputs_of(next, &empty(), false)) }
-            }
-        }
-    }
-}
-
 fn empty() -> Row {
     Row {
         period: PERIODS[1].0.into(),
         ..Row::default()
-    }
-}
-
-fn inputs_of(n: usize, row: &Row, focused: bool) -> Markup {
-    let id = |name: &str| format!("{name}-{n}");
-    let and = if n == 1 {
-        String::new()
-    } else {
-        format!(" {n}")
-    };
-    let is_known = PERIODS.iter().any(|(value, _)| *value == row.period);
-    let other = format!("per {}", row.period);
-    let other = (!is_known).then_some((&*row.period, &*other));
-    let is_open = !row.burst.is_empty() || !row.name.is_empty();
-    html! {
-        .limit {
-            p .field {
-                label for=(id("limit")) { "Rate limit" (and) }
-                input type="text" inputmode="numeric" id=(id("limit")) name=(id("limit")) value=(row.requests)
-                    placeholder="100" autofocus[focused] autocomplete="off"
-                    aria-invalid=[row.is_wrong.then_some("true")]
-                    aria-describedby=[row.is_wrong.then_some("limits-wrong")];
-            }
-            p .field {
-                label for=(id("limit-period")) { "Period" (and) }
-                select id=(id("limit-period")) name=(id("limit-period")) {
-                    @for (value, label) in PERIODS.into_iter().chain(other) {
-                        option value=(value) selected[value == row.period] { (label) }
-                    }
-                }
-            }
-            details open[is_open] {
-                summary { "Burst and name" }
-                p .field {
-                    label for=(id("limit-burst")) { "Burst" (and) }
-                    input type="text" inputmode="numeric" id=(id("limit-burst")) name=(id("limit-burst"))
-                        value=(row.burst) autocomplete="off" aria-describedby=(id("limit-burst-hint"));
-                    small id=(id("limit-burst-hint")) { "Requests accepted at once. The rate limit by default." }
-                }
-                p .field {
-                    label for=(id("limit-name")) { "Limit name" (and) }
-                    input type="text" id=(id("limit-name")) name=(id("limit-name")) value=(row.name)
-                        autocomplete="off" aria-describedby=(id("limit-name-hint"));
-                    small id=(id("limit-name-hint")) {
-                        "Shown to clients in the RateLimit headers. The unit by default."
-                    }
-                }
-            }
-        }
     }
 }
 
@@ -234,7 +297,7 @@ mod tests {
         let fields = fields
             .iter()
             .map(|(name, value)| (*name, (*value).to_owned()));
-        text_of(&fields.collect())
+        OF_KEY.text_of(&fields.collect())
     }
 
     #[test]
@@ -286,7 +349,7 @@ mod tests {
         let fields = fields
             .iter()
             .map(|(name, value)| (*name, (*value).to_owned()));
-        let rows = rows(&fields.collect());
+        let rows = OF_KEY.rows(&fields.collect());
         let rows: Vec<_> = rows
             .iter()
             .map(|row| (&*row.requests, &*row.name, row.is_wrong))

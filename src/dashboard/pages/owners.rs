@@ -1,6 +1,7 @@
 //! The list of owners, and a file with the usage of all of them in a month.
 
 use std::cmp::Reverse;
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use axum::extract::State;
@@ -9,8 +10,10 @@ use jiff::Timestamp;
 use maud::{Markup, html};
 
 use super::breakdowns;
-use super::components::{caption, owner};
+use super::components::{caption, line, owner};
+use super::owner::badge;
 use super::owner_field::{self, owner_field};
+use super::plans;
 use super::range::{self, TimeRange};
 use super::{Failure, page};
 use crate::dashboard::form::FormFields;
@@ -18,6 +21,8 @@ use crate::dashboard::month::Month;
 use crate::dashboard::page_context::{PageContext, zone_named};
 use crate::dashboard::state::Shared;
 use crate::dashboard::{billing, charts};
+use crate::key::{Owner, OwnerAdmin, OwnerQuery};
+use crate::page::PageRequest;
 use crate::text::contains_ignoring_case;
 use crate::usage::{Summary, SummaryQuery, SummarySpec, Totals, UsageRange};
 
@@ -80,6 +85,8 @@ struct Owners {
     summary: Summary,
     /// Those that match the filter: by the number of requests, then those of keys without any.
     rows: Vec<(Arc<str>, Totals)>,
+    /// The records of those that are shown, by id. `None` if the store has no owners.
+    records: Option<HashMap<Arc<str>, Owner>>,
     suggested: Vec<String>,
 }
 
@@ -102,9 +109,15 @@ impl Owners {
         }
         let mut rows: Vec<_> = owners.into_iter().collect();
         rows.sort_by_key(|(_, totals)| Reverse(totals.total()));
+        let shown = rows.iter().take(ROWS).map(|(id, _)| &**id);
+        let records = match shared.keys.owner_admin() {
+            Some(admin) => Some(records_of(admin, part, shown).await?),
+            None => None,
+        };
         Ok(Self {
             summary,
             rows,
+            records,
             suggested: owner_field::suggested(shared).await?,
         })
     }
@@ -117,6 +130,9 @@ impl Owners {
             .head {
                 h1 { "Owners" }
                 (downloads(context))
+                @if self.records.is_some() {
+                    p { a .button href=(context.at("/plans")) { "Plans" } }
+                }
             }
             (picked.choice(context, &at, fields, &["owner"]))
             form .filters method="get" action=(at) role="search" aria-label="Filter owners" {
@@ -146,17 +162,29 @@ impl Owners {
                 (caption("Owners by requests"))
                 thead { tr {
                     th scope="col" { "Owner" }
+                    @if self.records.is_some() { th scope="col" { "Plan" } }
                     @for head in ["Requests", "Share"] { th .number scope="col" { (head) } }
                     (amount_heads())
                 } }
                 tbody { @for (name, totals) in shown { tr {
-                    th scope="row" { (owner(context, Some(name))) }
+                    @let record = self.records.as_ref().and_then(|records| records.get(name));
+                    th scope="row" {
+                        (owner(context, Some(name)))
+                        @if record.is_some_and(Owner::is_suspended) { (badge(true)) }
+                        @if let Some(called) = record.and_then(|owner| owner.name.as_deref()) {
+                            small { (line(called)) }
+                        }
+                    }
+                    @if self.records.is_some() {
+                        @let plan = record.and_then(|owner| owner.plan.as_deref());
+                        td data-label="Plan" { (plans::link(context, plan)) }
+                    }
                     td .number data-label="Requests" { (charts::count(totals.total())) }
                     td .number data-label="Share" { (charts::share(totals.total(), all)) }
                     (amounts(totals))
                 } } }
                 tfoot { tr {
-                    th scope="row" { "Total" }
+                    th scope="row" colspan=[self.records.is_some().then_some(2)] { "Total" }
                     td .number data-label="Requests" { (charts::count(totals.total())) }
                     td .number data-label="Share" { (charts::share(totals.total(), all)) }
                     (amounts(&totals))
@@ -169,6 +197,31 @@ impl Owners {
             }
         }
     }
+}
+
+/// The records of these owners, whose ids contain `part`.
+async fn records_of<'a>(
+    admin: &dyn OwnerAdmin,
+    part: &str,
+    ids: impl Iterator<Item = &'a str>,
+) -> Result<HashMap<Arc<str>, Owner>, Failure> {
+    let query = OwnerQuery::new()
+        .contains(part)
+        .limit(PageRequest::MAX_LIMIT);
+    let page = admin.list_owners(&query).await?;
+    let known = page
+        .items
+        .into_iter()
+        .map(|owner| (owner.id.clone(), owner));
+    let mut records: HashMap<_, _> = known.collect();
+    for id in ids.filter(|_| page.next.is_some()) {
+        if !records.contains_key(id)
+            && let Some(owner) = admin.owner(id).await?
+        {
+            records.insert(owner.id.clone(), owner);
+        }
+    }
+    Ok(records)
 }
 
 /// The heads of [`amounts`].

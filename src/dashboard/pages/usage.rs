@@ -18,19 +18,20 @@ use super::range::{self, TimeRange};
 use super::{Failure, details, find, page, redirect};
 use crate::dashboard::form::FormFields;
 use crate::dashboard::page_context::PageContext;
-use crate::dashboard::pages::key_in_path::KeyInPath;
+use crate::dashboard::pages::key_in_path::RecordInPath;
 use crate::dashboard::state::Shared;
-use crate::key::Key;
+use crate::key::KeyRecord;
 use crate::usage::{SummaryQuery, SummarySpec, UsageRange};
 
 pub(in crate::dashboard) async fn of_key(
     State(shared): State<Arc<Shared>>,
     context: PageContext,
-    KeyInPath(key): KeyInPath,
+    RecordInPath(record): RecordInPath,
     headers: HeaderMap,
     fields: FormFields,
 ) -> Response {
-    if let Some(url) = log::leaving(&context, &key, &fields) {
+    let key = &record.key;
+    if let Some(url) = log::leaving(&context, key, &fields) {
         return redirect(url);
     }
     let picked = TimeRange::of(&context, &fields);
@@ -40,7 +41,9 @@ pub(in crate::dashboard) async fn of_key(
         if let Some(response) = live.not_modified(&headers) {
             return Ok(response);
         }
-        let content = shown(&shared, &context, &key, &headers, &fields, &picked, &live);
+        let content = shown(
+            &shared, &context, &record, &headers, &fields, &picked, &live,
+        );
         Ok(live.tagged(page(&context, &key.name, &content.await?)))
     };
     response
@@ -51,12 +54,13 @@ pub(in crate::dashboard) async fn of_key(
 async fn shown(
     shared: &Shared,
     context: &PageContext,
-    key: &Key,
+    record: &KeyRecord,
     headers: &HeaderMap,
     fields: &FormFields,
     picked: &TimeRange,
     live: &Live,
 ) -> Result<Markup, Failure> {
+    let (key, policy) = (&record.key, &record.policy);
     let lineage = Lineage::of(shared, std::slice::from_ref(key)).await?;
     let range = |times: &Range<Timestamp>| {
         let range = UsageRange::new().key(key.id);
@@ -93,11 +97,14 @@ async fn shown(
         p { a href=(context.at("/keys")) { "Back to API keys" } }
         (find::warning(shared, context, headers, key))
         .head {
-            h1 { (name(&key.name)) " " (badge(key)) }
+            h1 {
+                (name(&key.name)) " " (badge(key))
+                @if policy.is_owner_suspended { " " span .badge.disabled { "owner suspended" } }
+            }
             (live.switch())
             p { code { (key.id) } " " (copy(key.id.as_str(), "key ID")) }
         }
-        (details::of_key(shared, context, key, &lineage))
+        (details::of_key(shared, context, key, policy, &lineage))
         (lineage.sections(shared, context, key).await)
         (picked.choice(context, &links.at, fields, &log::KEPT))
         div data-live="usage" {

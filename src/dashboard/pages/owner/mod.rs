@@ -1,6 +1,9 @@
 //! The page of an owner: usage by key and month, and the request log.
 
+pub(in crate::dashboard) mod edit;
 mod months;
+mod record;
+pub(in crate::dashboard) mod status;
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -13,6 +16,8 @@ use maud::{Markup, html};
 
 pub(in crate::dashboard) use self::months::export;
 use self::months::{MONTH_ZONE, Months};
+use self::record::Record;
+pub(super) use self::record::badge;
 use super::breakdowns::{self, Links, STATUSES};
 use super::components::{name, name_of_owner};
 use super::log::{self, Columns, Log, Table};
@@ -49,6 +54,7 @@ async fn shown(
     fields: &FormFields,
     columns: Columns,
 ) -> Result<Markup, Failure> {
+    let record = Record::read(shared, owner).await?;
     let picked = TimeRange::of(context, fields);
     let range = |times: &Range<Timestamp>| {
         let range = UsageRange::new().owner(owner);
@@ -87,7 +93,14 @@ async fn shown(
     let kept = [&log::KEPT[..], &[MONTH_ZONE]].concat();
     Ok(html! {
         p { a href=(context.at("/owners")) { "Back to owners" } }
-        .head { h1 { (name(name_of_owner(owner))) } (months.downloads(&links.at)) }
+        .head {
+            h1 {
+                (name(name_of_owner(owner)))
+                @if record.as_ref().is_some_and(Record::is_suspended) { " " (badge(true)) }
+            }
+            (months.downloads(&links.at))
+        }
+        @if let Some(record) = record { (record.section(context, owner)) }
         (picked.choice(context, &links.at, fields, &kept))
         (breakdowns::exactness(summary.exact))
         (breakdowns::cards(&summary.totals, &before, &links, true))
