@@ -8,7 +8,7 @@ use std::num::NonZeroU32;
 use std::sync::atomic::Ordering::Acquire;
 use std::sync::{Arc, PoisonError};
 
-use smallvec::SmallVec;
+use smallvec::{SmallVec, smallvec};
 
 use super::slot::Slot;
 use crate::clock::Now;
@@ -193,6 +193,7 @@ impl LocalHandle {
     }
 
     /// The limits, in the order in which they were attached.
+    #[inline]
     fn slots(&self) -> impl Iterator<Item = &Arc<Slot>> {
         self.0.iter().flat_map(|account| &account.slots)
     }
@@ -209,7 +210,16 @@ impl LocalHandle {
     }
 
     /// Locks all accounts, in the same order as every other handle.
+    #[inline]
     fn lock(&self) -> Locked<'_> {
+        match &self.0[..] {
+            [only] => smallvec![(only, lock(&only.account.0))],
+            _ => self.lock_several(),
+        }
+    }
+
+    #[inline(never)]
+    fn lock_several(&self) -> Locked<'_> {
         let mut accounts: SmallVec<[&AccountLimits; 2]> = self.0.iter().collect();
         accounts.sort_unstable_by_key(|limits| Arc::as_ptr(&limits.account));
         let locked = accounts.into_iter();
