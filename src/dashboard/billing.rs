@@ -64,7 +64,7 @@ impl OwnerMonth {
     /// The `n` keys with the most requests, without anonymous requests.
     pub(super) fn top_keys(&self, n: usize) -> Vec<KeyId> {
         let mut keys: Vec<_> = self.by_key.iter().collect();
-        keys.sort_by_key(|(_, totals)| Reverse(totals.total()));
+        keys.sort_by_cached_key(|(_, totals)| Reverse(totals.total()));
         keys.into_iter()
             .take(n)
             .filter_map(|(key, _)| *key)

@@ -103,12 +103,14 @@ impl Owners {
         let part = fields.get("owner").unwrap_or_default();
         let mut owners = summary.by_owner.take().unwrap_or_default();
         owners.retain(|owner, _| contains_ignoring_case(owner, part));
-        // More than these are not shown.
-        for owner in shared.keys.owners(part, owners.len() + ROWS).await? {
-            owners.entry(owner.into()).or_default();
+        // Those without requests are shown last.
+        if owners.len() <= ROWS {
+            for owner in shared.keys.owners(part, 2 * ROWS).await? {
+                owners.entry(owner.into()).or_default();
+            }
         }
         let mut rows: Vec<_> = owners.into_iter().collect();
-        rows.sort_by_key(|(_, totals)| Reverse(totals.total()));
+        rows.sort_by_cached_key(|(_, totals)| Reverse(totals.total()));
         let shown = rows.iter().take(ROWS).map(|(id, _)| &**id);
         let records = match shared.keys.owner_admin() {
             Some(admin) => Some(records_of(admin, part, shown).await?),

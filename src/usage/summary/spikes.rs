@@ -101,15 +101,19 @@ pub fn spikes(
 ) -> Vec<Spike> {
     let outcomes = [Outcome::Failed, Outcome::RateLimited];
     let all = now.iter().flat_map(|(key, totals)| {
-        let earlier = before.get(key);
-        outcomes.map(|outcome| Spike {
-            key: *key,
-            outcome,
-            current: totals.clone(),
-            previous: earlier.cloned().unwrap_or_default(),
+        let has_enough = |outcome: &Outcome| count(totals, *outcome) >= Spike::MIN_REQUESTS;
+        let outcomes = outcomes.into_iter().filter(has_enough);
+        outcomes.filter_map(|outcome| {
+            let spike = Spike {
+                key: *key,
+                outcome,
+                current: totals.clone(),
+                previous: before.get(key)?.clone(),
+            };
+            spike.is_spike().then_some(spike)
         })
     });
-    let mut spikes: Vec<_> = all.filter(Spike::is_spike).collect();
+    let mut spikes: Vec<_> = all.collect();
     // The stable sort keeps ties in key order.
     spikes.sort_by_key(|spike| Reverse(spike.count()));
     spikes

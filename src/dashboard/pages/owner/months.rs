@@ -133,7 +133,7 @@ impl Months {
             by_key.entry(Some(*id)).or_default();
         }
         let mut rows: Vec<(Option<KeyId>, Totals)> = by_key.into_iter().collect();
-        rows.sort_by_key(|(_, totals)| Reverse(totals.total()));
+        rows.sort_by_cached_key(|(_, totals)| Reverse(totals.total()));
         let more = rows.len().saturating_sub(ROWS);
         rows.truncate(ROWS);
         let is_current = month.range().contains(&Timestamp::now());
