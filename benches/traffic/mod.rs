@@ -121,7 +121,10 @@ pub(crate) async fn fill(
         let batch = traffic.batch(size, |random| {
             Timestamp::from_microsecond(begin + random.i64(0..slice)).expect("a time")
         });
-        backend.write(&batch).await.expect("write");
+        // As the recorder does while merging keeps the database busy.
+        while let Err(error) = backend.write(&batch).await {
+            eprintln!("retrying: {error}");
+        }
     }
 }
 
