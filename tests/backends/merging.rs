@@ -421,19 +421,24 @@ async fn damaged_record_is_set_aside<B: Backend>(
         (0, None, 5)
     );
     // Those without rollups are used, and those that are damaged are added up from other tables.
-    assert!(number("SELECT count(*) FROM keytally_caller_totals").await > 0);
-    let set_totals = async |totals: &[u8]| {
-        let totals = value(totals);
-        execute(&format!(
-            "UPDATE keytally_caller_totals SET totals = {totals}"
-        ))
+    execute("CREATE TABLE kept AS SELECT * FROM keytally_caller_minutes").await;
+    for table in ["keytally_caller_minutes", "keytally_caller_totals"] {
+        assert!(number(&format!("SELECT count(*) FROM {table}")).await > 0);
+        let set_totals = async |totals: &[u8]| {
+            let totals = value(totals);
+            execute(&format!("UPDATE {table} SET totals = {totals}")).await;
+        };
+        set_totals(b"\x01\0\0\0\0").await;
+        let totals = other.totals_by_key(&UsageRange::new()).await.unwrap();
+        assert!(totals.values().map(Totals::total).sum::<u64>() < intact.len() as u64);
+        set_totals(b"\x01").await;
+        assert_exact(other, &intact).await;
+        execute(
+            "UPDATE keytally_caller_minutes SET totals = (SELECT totals FROM kept
+                WHERE kept.number = keytally_caller_minutes.number)",
+        )
         .await;
-    };
-    set_totals(b"\x01\0\0\0\0").await;
-    let totals = other.totals_by_key(&UsageRange::new()).await.unwrap();
-    assert!(totals.values().map(Totals::total).sum::<u64>() < intact.len() as u64);
-    set_totals(b"\x01").await;
-    assert_exact(other, &intact).await;
+    }
     // Outdated ones are stored again.
     execute("UPDATE keytally_caller_totals SET totals = NULL").await;
     assert_exact(other, &intact).await;

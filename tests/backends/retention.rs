@@ -573,6 +573,7 @@ async fn failure_to_prune_one_table_does_not_stop_the_others() {
         (format!("keytally_hours WHERE start < {edge}"), 0),
         (format!("keytally_hours_by_outcome WHERE start < {edge}"), 0),
         (format!("keytally_caller_totals WHERE start < {edge}"), 0),
+        (format!("keytally_caller_minutes WHERE hour < {edge}"), 0),
         ("keytally_batches".into(), 1),
         (
             "pg_inherits WHERE inhparent = 'keytally_requests'::regclass

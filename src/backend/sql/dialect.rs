@@ -99,6 +99,15 @@ impl Dialect {
         )
     }
 
+    /// An aggregate of these columns as a JSON array of arrays, which clients decode faster than rows.
+    pub(super) fn json_of_rows(self, columns: &str) -> String {
+        by_dialect!(
+            self,
+            sqlite: format!("json_group_array(json_array({columns}))"),
+            postgres: format!("coalesce(json_agg(json_build_array({columns})), '[]')::text"),
+        )
+    }
+
     /// A time column in whole seconds since 1970.
     pub(super) fn seconds(self, column: &str) -> String {
         by_dialect!(

@@ -234,8 +234,17 @@ async fn prune_minutes<E: Engine>(engine: &E, before: i64) -> Result<u64, SqlErr
     let upsert = "INSERT INTO {prefix}pruned AS d (kind, before) VALUES ('minutes', $1)
         ON CONFLICT (kind) DO UPDATE SET before = excluded.before WHERE d.before < excluded.before";
     write(engine, upsert, &[Value::Time(Some(before))]).await?;
-    let key = "caller_id, start, kind_id";
-    delete(engine, "{prefix}minutes", key, "start", before).await
+    let (mut failure, key) = (FirstFailure::default(), "caller_id, start, kind_id");
+    let totals = delete(
+        engine,
+        "{prefix}caller_minutes",
+        "hour, number",
+        "hour",
+        before,
+    );
+    failure.record(totals.await);
+    let pruned = failure.record(delete(engine, "{prefix}minutes", key, "start", before).await);
+    failure.into_result(pruned)
 }
 
 /// Prunes hours and days. Readers ignore the remaining ones meanwhile, so that results from hours agree with those

@@ -122,15 +122,17 @@ pub(super) fn rollups_of(
     is_wanted: impl Fn(i32, i64) -> bool,
 ) -> Result<Vec<SeriesRollup>, SqlError> {
     let mut rollups = Vec::new();
-    for_each_rollup(record, is_wanted, |rollup| rollups.push(rollup))?;
+    let wanted = |caller, start| is_wanted(caller, start).then_some(());
+    for_each_rollup(record, wanted, |(), rollup| rollups.push(rollup))?;
     Ok(rollups)
 }
 
-/// Calls a function with each wanted rollup, also with those before the place of an error.
-pub(super) fn for_each_rollup(
+/// Calls a function with each rollup of the callers that are found by their number and the start, and with what was
+/// found; also with those before the place of an error.
+pub(super) fn for_each_rollup<T: Copy>(
     record: &[u8],
-    is_wanted: impl Fn(i32, i64) -> bool,
-    use_rollup: impl FnMut(SeriesRollup),
+    find: impl Fn(i32, i64) -> Option<T>,
+    use_rollup: impl FnMut(T, SeriesRollup),
 ) -> Result<(), SqlError> {
     let damaged = || decode("damaged rollup record");
     let (header, mut bytes) = record.split_at_checked(HEADER_LEN).ok_or_else(damaged)?;
@@ -143,13 +145,13 @@ pub(super) fn for_each_rollup(
     if *checksum != crc32fast::hash(bytes).to_le_bytes() {
         return Err(damaged());
     }
-    read(&mut bytes, is_wanted, use_rollup).ok_or_else(damaged)
+    read(&mut bytes, find, use_rollup).ok_or_else(damaged)
 }
 
-fn read(
+fn read<T: Copy>(
     bytes: &mut &[u8],
-    is_wanted: impl Fn(i32, i64) -> bool,
-    mut use_rollup: impl FnMut(SeriesRollup),
+    find: impl Fn(i32, i64) -> Option<T>,
+    mut use_rollup: impl FnMut(T, SeriesRollup),
 ) -> Option<()> {
     let mut minute = FIRST_MINUTE;
     while !bytes.is_empty() {
@@ -159,16 +161,17 @@ fn read(
         let mut caller: i32 = 0;
         for _ in 0..pull(bytes)? {
             caller = caller.checked_add(pull(bytes)?.try_into().ok()?)?;
-            let is_wanted = is_wanted(caller, start);
+            let found = find(caller, start);
             let mut kind: i32 = 0;
             for _ in 0..pull(bytes)? {
                 kind = kind.checked_add(pull(bytes)?.try_into().ok()?)?;
-                if is_wanted {
-                    use_rollup(SeriesRollup {
+                if let Some(found) = found {
+                    let rollup = SeriesRollup {
                         series: Series { caller, kind },
                         start,
                         amounts: amounts(bytes)?,
-                    });
+                    };
+                    use_rollup(found, rollup);
                 } else {
                     skip_amounts(bytes)?;
                 }

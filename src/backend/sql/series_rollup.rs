@@ -2,7 +2,11 @@
 
 use std::collections::BTreeMap;
 
+use sqlx::Error as SqlError;
+
+use super::engine::Row;
 use super::micros::floor;
+use super::value::{decode, number, required};
 use crate::usage::{LatencyHistogram, UsageEvent, saturating};
 
 /// The number that stands for all callers.
@@ -34,7 +38,29 @@ pub(in crate::backend) struct Series {
     pub(in crate::backend) kind: i32,
 }
 
+impl Series {
+    /// The series of a row.
+    pub(super) fn of_row(row: &impl Row) -> Result<Self, SqlError> {
+        let id = |column: &str| i32::try_from(required(row.integer(column)?)?).map_err(decode);
+        Ok(Self {
+            caller: id("caller_id")?,
+            kind: id("kind_id")?,
+        })
+    }
+}
+
 impl Amounts {
+    /// The amounts of a row, except for latencies.
+    pub(super) fn of_row(row: &impl Row) -> Result<Self, SqlError> {
+        Ok(Self {
+            count: number(row, "count")?,
+            cost: number(row, "cost")?,
+            request_bytes: number(row, "request_bytes")?,
+            response_bytes: number(row, "response_bytes")?,
+            latency: LatencyHistogram::new(),
+        })
+    }
+
     pub(super) fn add_event(&mut self, event: &UsageEvent) {
         saturating::add(&mut self.count, 1);
         self.latency.record(event.latency_us);
@@ -42,9 +68,13 @@ impl Amounts {
     }
 
     pub(super) fn merge(&mut self, other: &Self) {
+        self.merge_sums(other);
+        self.latency.merge(&other.latency);
+    }
+
+    fn merge_sums(&mut self, other: &Self) {
         saturating::add(&mut self.count, other.count);
         self.add_sums(other.cost, other.request_bytes, other.response_bytes);
-        self.latency.merge(&other.latency);
     }
 
     fn add_sums(&mut self, cost: u64, request_bytes: u64, response_bytes: u64) {
@@ -62,6 +92,17 @@ impl Rollups {
     pub(super) fn add(&mut self, Series { caller, kind }: Series, start: i64, amounts: &Amounts) {
         let sums = self.0.entry((caller, start, kind)).or_default();
         sums.merge(amounts);
+    }
+
+    /// Without latencies.
+    pub(super) fn add_sums(
+        &mut self,
+        Series { caller, kind }: Series,
+        start: i64,
+        amounts: &Amounts,
+    ) {
+        let sums = self.0.entry((caller, start, kind)).or_default();
+        sums.merge_sums(amounts);
     }
 
     pub(super) fn len(&self) -> usize {

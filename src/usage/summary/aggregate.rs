@@ -107,16 +107,7 @@ pub(super) mod sealed {
         }
 
         fn amounts(&self) -> Amounts {
-            Amounts {
-                outcome: self.outcome,
-                cause: self.cause,
-                rejection_reason: self.rejection_reason,
-                billable: self.billable,
-                count: self.count,
-                cost: self.cost,
-                request_bytes: self.request_bytes,
-                response_bytes: self.response_bytes,
-            }
+            Amounts::of(self)
         }
 
         fn add_latency(&self, histogram: &mut LatencyHistogram) {

@@ -45,6 +45,8 @@ pub use aggregate::Aggregate;
 pub use over_time::{OverTime, TimeBucket, TooManyBuckets};
 pub use spec::SummarySpec;
 pub use spikes::{Spike, spikes};
+#[cfg(feature = "_sql")]
+pub(crate) use totals::Amounts;
 pub use totals::Totals;
 
 use super::{LatencyHistogram, Method, RejectionReason, Status, StatusClass};
@@ -275,7 +277,7 @@ fn top<K, V: std::borrow::Borrow<Totals>>(
     n: usize,
 ) -> Vec<(K, V)> {
     let mut all: Vec<_> = named.into_iter().collect();
-    all.sort_by_key(|(_, totals)| std::cmp::Reverse(totals.borrow().total()));
+    all.sort_by_cached_key(|(_, totals)| std::cmp::Reverse(totals.borrow().total()));
     all.truncate(n);
     all
 }

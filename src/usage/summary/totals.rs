@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::usage::saturating::{self, add};
-use crate::usage::{Cause, Outcome, RejectionReason};
+use crate::usage::{Cause, Outcome, RejectionReason, Rollup};
 
 /// The number of requests by outcome, with their total cost, billable part and body sizes.
 ///
@@ -30,14 +30,29 @@ const NO_CAUSE: usize = Cause::ALL.len();
 /// The amounts that one event or rollup contributes.
 #[derive(Debug, Clone, Copy)]
 pub struct Amounts {
-    pub(super) outcome: Outcome,
-    pub(super) cause: Option<Cause>,
-    pub(super) rejection_reason: Option<RejectionReason>,
-    pub(super) billable: bool,
-    pub(super) count: u64,
-    pub(super) cost: u64,
-    pub(super) request_bytes: u64,
-    pub(super) response_bytes: u64,
+    pub(crate) outcome: Outcome,
+    pub(crate) cause: Option<Cause>,
+    pub(crate) rejection_reason: Option<RejectionReason>,
+    pub(crate) billable: bool,
+    pub(crate) count: u64,
+    pub(crate) cost: u64,
+    pub(crate) request_bytes: u64,
+    pub(crate) response_bytes: u64,
+}
+
+impl Amounts {
+    pub(crate) fn of(rollup: &Rollup) -> Self {
+        Self {
+            outcome: rollup.outcome,
+            cause: rollup.cause,
+            rejection_reason: rollup.rejection_reason,
+            billable: rollup.billable,
+            count: rollup.count,
+            cost: rollup.cost,
+            request_bytes: rollup.request_bytes,
+            response_bytes: rollup.response_bytes,
+        }
+    }
 }
 
 impl Totals {
@@ -106,7 +121,7 @@ impl Totals {
     }
 
     #[inline]
-    pub(super) fn add(&mut self, amounts: &Amounts) {
+    pub(crate) fn add(&mut self, amounts: &Amounts) {
         let counter = match amounts.outcome {
             Outcome::Completed => &mut self.completed,
             Outcome::RateLimited => &mut self.rate_limited,

@@ -182,6 +182,20 @@ COMMENT ON COLUMN {prefix}caller_totals.hours IS '1 for an hour, 24 for a day.';
 COMMENT ON COLUMN {prefix}caller_totals.start IS 'The start of the hour or the day.';
 COMMENT ON COLUMN {prefix}caller_totals.totals IS 'The totals in the format of rollup records. NULL if they are outdated.';
 
+CREATE TABLE {prefix}caller_minutes (
+    hour timestamptz NOT NULL,
+    number bigint GENERATED ALWAYS AS IDENTITY,
+    totals bytea NOT NULL,
+    PRIMARY KEY (hour, number)
+);
+ALTER TABLE {prefix}caller_minutes ALTER COLUMN totals SET STORAGE EXTERNAL;
+INSERT INTO {prefix}pruned (kind, before)
+    SELECT 'caller_minutes', max(start) + interval '1 minute' FROM {prefix}new_minutes HAVING max(start) IS NOT NULL;
+COMMENT ON TABLE {prefix}caller_minutes IS 'The totals of callers by outcome and cause, in the minutes of each hour.';
+COMMENT ON COLUMN {prefix}caller_minutes.hour IS 'The start of the hour.';
+COMMENT ON COLUMN {prefix}caller_minutes.number IS 'The number of the row, ascending.';
+COMMENT ON COLUMN {prefix}caller_minutes.totals IS 'A part of the totals of the hour, in the format of rollup records.';
+
 CREATE INDEX {unqualified_prefix}new_minutes_by_start ON {prefix}new_minutes (start);
 CREATE INDEX {unqualified_prefix}new_hours_by_start ON {prefix}new_hours (start);
 CREATE INDEX {unqualified_prefix}new_days_by_start ON {prefix}new_days (start);
@@ -191,7 +205,7 @@ INSERT INTO {prefix}caller_totals (hours, start)
 -- The histograms of caller 0 are those of all callers, one after the other.
 INSERT INTO {prefix}pruned (kind, before) SELECT 'not_compacted', now() FROM {prefix}new_hours LIMIT 1;
 COMMENT ON TABLE {prefix}pruned IS 'How far rollups were merged and pruned.';
-COMMENT ON COLUMN {prefix}pruned.kind IS 'quarter_hours: rows by minute cover quarters of an hour. minutes: there are none. merged_hours, merged_days: there are all hours or days. pruned_hours: hours were deleted. hours: hours and days are being deleted. not_compacted: latency histograms are long.';
+COMMENT ON COLUMN {prefix}pruned.kind IS 'quarter_hours: rows by minute cover quarters of an hour. minutes: there are none. merged_hours, merged_days: there are all hours or days. pruned_hours: hours were deleted. hours: hours and days are being deleted. not_compacted: latency histograms are long. caller_minutes: none of the table of this name.';
 
 -- Columns of the same width are adjacent, which saves padding.
 CREATE TABLE {prefix}new_requests (

@@ -4,6 +4,7 @@ use std::collections::HashSet;
 
 use sqlx::Error as SqlError;
 
+use super::caller_minutes::store_minutes;
 use super::merged::Merged;
 use super::outcomes::aggregate_late;
 use super::records::{delete, report, set_aside};
@@ -72,6 +73,7 @@ async fn add<E: Engine>(
             .await?;
         aggregate_late(session, engine.names(), &late_hours, merged.days).await?;
     }
+    store_minutes(session, engine.names(), &rollups).await?;
     let known = known_minutes(session, engine.names(), &rollups).await?;
     let (late, new) = rollups
         .into_iter()

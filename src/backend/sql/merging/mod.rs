@@ -5,7 +5,8 @@
 //!
 //! 1. [`collect`] adds up the rollups of passed minutes, also those of all callers together, and replaces the records
 //!    with others of limited size that are marked as ready. Rollups of minutes that have not passed are put back.
-//! 2. [`add`] adds one ready record after another to the table of minutes.
+//! 2. [`add`] adds one ready record after another to the table of minutes, and to the
+//!    [totals of callers](caller_minutes) by minute.
 //! 3. [`roll_up`] adds up the minutes of an hour that has passed, and the hours of a day, also by [outcome](outcomes).
 //!
 //! Each step is a transaction, so that merging can be interrupted at any time, and one process merges at a time.
@@ -13,6 +14,7 @@
 //! snapshot.
 
 mod add;
+mod caller_minutes;
 mod collect;
 mod merged;
 mod outcomes;

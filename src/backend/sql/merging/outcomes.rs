@@ -15,7 +15,7 @@ use crate::backend::sql::micros::{DAY, HOUR, floor};
 use crate::backend::sql::names::Names;
 use crate::backend::sql::rollup_record::RollupRecord;
 use crate::backend::sql::series_rollup::{ALL_CALLERS, Amounts, Series, SeriesRollup};
-use crate::backend::sql::value::{decode, number, required};
+use crate::backend::sql::value::required;
 
 /// Aggregates the hours that start at a time by outcome, for a range of callers. Replaces earlier results.
 pub(super) async fn aggregate_hour<S: Session>(
@@ -64,7 +64,13 @@ pub(super) async fn store_totals<S: Session>(
         .bind(Value::Time(Some(bucket.start)))
         .bind(Value::Time(Some(bucket.end)));
     let rows = session.fetch(select).await?;
-    let rollups = rows.iter().map(|row| rollup(row, bucket.start));
+    let rollups = rows.iter().map(|row| {
+        Ok::<_, SqlError>(SeriesRollup {
+            series: Series::of_row(row)?,
+            start: bucket.start,
+            amounts: Amounts::of_row(row)?,
+        })
+    });
     let rollups: Vec<_> = rollups.collect::<Result<_, _>>()?;
     drop(rows);
     let hours = (bucket.end - bucket.start) / HOUR;
@@ -92,24 +98,6 @@ fn sums(names: &Names) -> String {
         format!("{sum} AS {column}")
     });
     sums.join(", ")
-}
-
-fn rollup(row: &impl Row, start: i64) -> Result<SeriesRollup, SqlError> {
-    let id = |column: &str| i32::try_from(required(row.integer(column)?)?).map_err(decode);
-    Ok(SeriesRollup {
-        series: Series {
-            caller: id("caller_id")?,
-            kind: id("kind_id")?,
-        },
-        start,
-        amounts: Amounts {
-            count: number(row, "count")?,
-            cost: number(row, "cost")?,
-            request_bytes: number(row, "request_bytes")?,
-            response_bytes: number(row, "response_bytes")?,
-            ..Amounts::default()
-        },
-    })
 }
 
 /// Recomputes the aggregates that late rollups change, and marks stored totals as outdated. The rollups must be ordered

@@ -11,6 +11,7 @@ mod range_cover;
 mod row;
 mod statement;
 mod time_buckets;
+mod totals_by_caller;
 mod unmerged;
 
 use std::collections::BTreeMap;
@@ -19,22 +20,22 @@ use std::ops::Range;
 use jiff::Timestamp;
 use sqlx::Error as SqlError;
 
-use self::caller_totals::caller_totals;
-use self::range_cover::{Widths, bounded, cover_range, is_exact};
-use self::row::{Attributes, key_rollup};
+use self::caller_totals::add_stored;
+use self::range_cover::{RangePart, Widths, bounded, cover_range, is_exact};
+use self::row::{Attributes, outcome_rollup};
 use self::statement::{Callers, by_caller, by_outcome, by_series, callers_of, extent, kinds};
 use self::time_buckets::{Section, TimeBuckets, sections};
+use self::totals_by_caller::TotalsByCaller;
 use self::unmerged::unmerged;
 use super::engine::{Engine, Row, Session, Statement};
 use super::merging::Merged;
 use super::micros::{HOUR, MINUTE, QUARTER, floor};
 use super::names::Names;
+use super::series_rollup::{Amounts, Series, SeriesRollup};
 use super::value::{as_micros, required};
 use crate::id::KeyId;
 use crate::telemetry;
-use crate::usage::{
-    Granularity, Rollup, RollupStore, Summary, SummarySpec, Totals, UsageRange, summary,
-};
+use crate::usage::{Granularity, Rollup, RollupStore, Summary, SummarySpec, Totals, UsageRange};
 
 /// The maximum number of callers whose rollups are read one by one for their totals.
 const FEW_CALLERS: usize = 100;
@@ -60,16 +61,16 @@ pub(in crate::backend::sql) async fn summary<E: Engine>(
     let days = cover_range(&snapshot.starts, Granularity::Day, snapshot.widths);
     let latency = spec.has_latency();
     let statement = by_series(names, range, callers, &days, &TimeBuckets::None, latency);
-    let unmerged = snapshot.unmerged(names, range, callers).await?;
+    let unmerged = snapshot.unmerged_rollups(names, range, callers).await?;
     let rollups = snapshot.read(statement, Granularity::Day).await?;
     let rollups = rollups.iter().chain(&unmerged);
     let mut summary = spec.without_grid().summarize(rollups);
     summary.exact = is_exact;
     // Without a filter, the rollups above are not grouped by caller.
     if is_unfiltered && (spec.has_keys() || spec.has_owners()) {
-        let rollups = snapshot.totals_by_caller(engine, range).await?;
-        summary.by_key = spec.has_keys().then(|| summary::by_key(&rollups));
-        summary.by_owner = spec.has_owners().then(|| summary::by_owner(&rollups));
+        let totals = snapshot.totals_by_caller(engine, range).await?;
+        summary.by_key = spec.has_keys().then(|| totals.by_key());
+        summary.by_owner = spec.has_owners().then(|| totals.by_owner());
     }
     if let Some((width, zone)) = spec.grid() {
         let now = as_micros(Timestamp::now());
@@ -77,7 +78,7 @@ pub(in crate::backend::sql) async fn summary<E: Engine>(
         let latency = spec.has_latency_over_time();
         let statement = by_outcome(names, range, callers, &sections, snapshot.widths, latency);
         let rows = snapshot.session.fetch(statement).await?;
-        let rollups: Vec<Rollup> = rows.iter().map(key_rollup).collect::<Result<_, _>>()?;
+        let rollups: Vec<Rollup> = rows.iter().map(outcome_rollup).collect::<Result<_, _>>()?;
         let rollups = rollups.iter().chain(&unmerged);
         // Not exact if rollups that replaced minutes do not align with the time buckets.
         let narrowest = snapshot.widths.narrowest(snapshot.starts.start);
@@ -95,8 +96,8 @@ pub(in crate::backend::sql) async fn totals_by_key<E: Engine>(
 ) -> Result<BTreeMap<Option<KeyId>, Totals>, SqlError> {
     match Snapshot::open(engine, range).await?.0 {
         Some(mut snapshot) => {
-            let rollups = snapshot.totals_by_caller(engine, range).await?;
-            Ok(summary::by_key(&rollups))
+            let totals = snapshot.totals_by_caller(engine, range).await?;
+            Ok(totals.by_key())
         }
         None => Ok(BTreeMap::new()),
     }
@@ -112,7 +113,8 @@ pub(in crate::backend::sql) async fn rollups<E: Engine>(
     };
     let parts = cover_range(&snapshot.starts, Granularity::Minute, snapshot.widths);
     let (names, each) = (engine.names(), TimeBuckets::Each);
-    let mut rollups = snapshot.unmerged(names, range, Callers::Each).await?;
+    let unmerged = snapshot.unmerged_rollups(names, range, Callers::Each);
+    let mut rollups = unmerged.await?;
     for part in parts {
         let width = part.width;
         let statement = by_series(names, range, Callers::Each, &[part], &each, true);
@@ -132,6 +134,8 @@ struct Snapshot<S> {
     widths: Widths,
     /// Whether the totals of callers are stored for all hours and days.
     has_totals: bool,
+    /// The time from which the totals of callers are stored for all minutes.
+    minutes_from: i64,
     attributes: Attributes,
 }
 
@@ -200,47 +204,61 @@ impl<S: Session> Snapshot<S> {
             starts,
             widths,
             has_totals: !extent.boolean("lacks_totals")?,
+            minutes_from: extent.time("lack_minutes")?.unwrap_or(i64::MIN),
             attributes,
         };
         Ok((Some(snapshot), is_exact))
     }
 
-    /// The totals of a range by caller, as rollups. Several rollups may have the same caller.
+    /// The totals of a range by caller.
     async fn totals_by_caller<E: Engine<Session = S>>(
         &mut self,
         engine: &E,
         range: &UsageRange,
-    ) -> Result<Vec<Rollup>, SqlError> {
+    ) -> Result<TotalsByCaller<'_>, SqlError> {
         let names = engine.names();
         let unmerged = self.unmerged(names, range, Callers::Each).await?;
         let parts = cover_range(&self.starts, Granularity::Day, self.widths);
         // Those of a few callers are read faster from their rollups.
         let is_unfiltered = range.key.is_none() && range.owner.is_none();
-        let are_many = is_unfiltered || self.attributes.callers() > FEW_CALLERS;
-        let is_stored = self.has_totals && are_many;
+        let are_many = is_unfiltered || self.attributes.callers().len() > FEW_CALLERS;
+        let is_stored = |part: &RangePart| match part.width {
+            Granularity::Minute | Granularity::QuarterHour => {
+                part.starts.start >= self.minutes_from
+            }
+            _ => self.has_totals,
+        };
         let (stored, mut read): (Vec<_>, Vec<_>) = parts
             .into_iter()
-            .partition(|part| is_stored && part.width >= Granularity::Hour);
-        let totals = caller_totals(&mut self.session, names, &self.attributes, &stored);
-        let mut rollups = match totals.await {
-            Err(error @ SqlError::Decode(_)) => {
-                telemetry::error!(
-                    error = &error as &dyn std::error::Error,
-                    "cannot read the totals of callers; adding up their rollups instead"
-                );
-                read.extend(stored);
-                Vec::new()
+            .partition(|part| are_many && is_stored(part));
+        let mut totals = TotalsByCaller::new(&self.attributes);
+        for part in &stored {
+            match add_stored(&mut self.session, names, part, &mut totals).await {
+                Err(error @ SqlError::Decode(_)) => {
+                    telemetry::error!(
+                        error = &error as &dyn std::error::Error,
+                        "cannot read the totals of callers; adding up their rollups instead"
+                    );
+                    totals = TotalsByCaller::new(&self.attributes);
+                    read.extend(stored);
+                    break;
+                }
+                added => added?,
             }
-            totals => totals?,
-        };
+        }
         if !read.is_empty() {
             let rows = self.session.fetch(by_caller(names, range, read)).await?;
             for row in &rows {
-                rollups.push(key_rollup(row)?);
+                totals.add(Series::of_row(row)?, &Amounts::of_row(row)?);
             }
         }
-        rollups.extend(unmerged);
-        Ok(rollups)
+        for SeriesRollup {
+            series, amounts, ..
+        } in unmerged
+        {
+            totals.add(series, &amounts);
+        }
+        Ok(totals)
     }
 
     /// The rollups of the range that are not in the tables yet.
@@ -249,21 +267,30 @@ impl<S: Session> Snapshot<S> {
         names: &Names,
         range: &UsageRange,
         callers: Callers,
-    ) -> Result<Vec<Rollup>, SqlError> {
+    ) -> Result<Vec<SeriesRollup>, SqlError> {
         if callers == Callers::Each {
             let rows = self.session.fetch(callers_of(names, range)).await?;
-            self.attributes.add_callers(&rows)?;
+            let json = required(rows.first())?.text("callers")?;
+            self.attributes.add_callers(required(json)?)?;
         }
         let (attributes, starts) = (&self.attributes, &self.starts);
-        unmerged(
-            &mut self.session,
-            names,
-            callers,
-            attributes,
-            starts,
-            self.widths,
-        )
-        .await
+        let session = &mut self.session;
+        unmerged(session, names, callers, attributes, starts, self.widths).await
+    }
+
+    /// The same with their attributes.
+    async fn unmerged_rollups(
+        &mut self,
+        names: &Names,
+        range: &UsageRange,
+        callers: Callers,
+    ) -> Result<Vec<Rollup>, SqlError> {
+        let unmerged = self.unmerged(names, range, callers).await?.into_iter();
+        let rollups = unmerged.map(|rollup| {
+            let width = self.widths.narrowest(rollup.start);
+            self.attributes.rollup_of(rollup, width)
+        });
+        rollups.filter_map(Result::transpose).collect()
     }
 
     /// The rollups that a statement selects by caller and kind.

@@ -9,26 +9,31 @@ use sqlx::Error as SqlError;
 
 use crate::backend::sql::engine::Row;
 use crate::backend::sql::histogram;
-use crate::backend::sql::series_rollup::{ALL_CALLERS, Amounts, Series};
-use crate::backend::sql::value::{number, parse_name, parsed, required, status, time, timestamp};
+use crate::backend::sql::series_rollup::{ALL_CALLERS, Amounts, Series, SeriesRollup};
+use crate::backend::sql::value::{
+    decode, from_json, number, parse_name, parsed, required, status, time, timestamp,
+};
 use crate::id::KeyId;
+use crate::usage::summary::Amounts as KindAmounts;
 use crate::usage::{Granularity, LatencyHistogram, Method, Rollup, Status};
 
-type KeyAndOwner = (Option<KeyId>, Option<Arc<str>>);
+pub(super) type KeyAndOwner = (Option<KeyId>, Option<Arc<str>>);
 
 /// The attributes of callers and kinds by number.
 #[derive(Default)]
 pub(super) struct Attributes {
-    callers: HashMap<i64, KeyAndOwner, RandomState>,
+    callers: Vec<KeyAndOwner>,
+    /// The positions of callers by number.
+    positions: HashMap<i32, usize, RandomState>,
     /// As empty rollups.
-    kinds: HashMap<i64, Rollup, RandomState>,
+    kinds: HashMap<i32, Rollup, RandomState>,
 }
 
 impl Attributes {
-    /// Adds callers. Equal owners share their memory.
-    pub(super) fn add_callers<R: Row>(&mut self, rows: &[R]) -> Result<(), SqlError> {
+    /// Adds callers, given as a JSON array. Equal owners share their memory.
+    pub(super) fn add_callers(&mut self, json: &str) -> Result<(), SqlError> {
         let mut owners: HashSet<Arc<str>, RandomState> = HashSet::default();
-        let mut shared = |owner: &str| match owners.get(owner) {
+        let mut shared = |owner: String| match owners.get(&*owner) {
             Some(shared) => shared.clone(),
             None => {
                 let shared: Arc<str> = owner.into();
@@ -36,10 +41,11 @@ impl Attributes {
                 shared
             }
         };
-        for row in rows {
-            let key = row.text("key_id")?.map(parsed).transpose()?;
-            let caller = (key, row.text("owner")?.map(&mut shared));
-            self.callers.insert(required(row.integer("id")?)?, caller);
+        let callers: Vec<(i32, Option<KeyId>, Option<String>)> = from_json(json)?;
+        for (id, key, owner) in callers {
+            if self.positions.insert(id, self.callers.len()).is_none() {
+                self.callers.push((key, owner.map(&mut shared)));
+            }
         }
         Ok(())
     }
@@ -53,36 +59,32 @@ impl Attributes {
                 rejection_reason: row.text("rejection_reason")?.map(parse_name).transpose()?,
                 ..empty_rollup(row)?
             };
-            self.kinds.insert(required(row.integer("id")?)?, kind);
+            let id = required(row.integer("id")?)?;
+            self.kinds.insert(i32::try_from(id).map_err(decode)?, kind);
         }
         Ok(())
     }
 
-    pub(super) fn callers(&self) -> usize {
-        self.callers.len()
+    pub(super) fn callers(&self) -> &[KeyAndOwner] {
+        &self.callers
     }
 
-    pub(super) fn has_caller(&self, caller: i32) -> bool {
-        self.callers.contains_key(&caller.into())
+    /// The position of a caller in [`callers`](Self::callers).
+    pub(super) fn position(&self, caller: i32) -> Option<usize> {
+        self.positions.get(&caller).copied()
     }
 
-    /// Maps each kind to one representative of its outcome and cause, billable or not.
-    pub(super) fn representatives(&self) -> HashMap<i32, i32, RandomState> {
-        let mut first: HashMap<_, i32, RandomState> = HashMap::default();
+    /// The kinds as empty amounts.
+    pub(super) fn kind_amounts(&self) -> impl Iterator<Item = (i32, KindAmounts)> {
         let kinds = self.kinds.iter();
-        let same = kinds.filter_map(|(&kind, rollup)| {
-            let kind = i32::try_from(kind).ok()?;
-            let outcome = (rollup.outcome, rollup.cause, rollup.billable);
-            Some((kind, *first.entry(outcome).or_insert(kind)))
-        });
-        same.collect()
+        kinds.map(|(&kind, rollup)| (kind, KindAmounts::of(rollup)))
     }
 
     /// An empty rollup of a series; `None` if it is unknown.
-    fn of(&self, caller: i64, kind: i64, width: Granularity) -> Option<Rollup> {
-        let (key, owner) = match caller == i64::from(ALL_CALLERS) {
+    fn of(&self, Series { caller, kind }: Series, width: Granularity) -> Option<Rollup> {
+        let (key, owner) = match caller == ALL_CALLERS {
             true => (None, None),
-            false => self.callers.get(&caller)?.clone(),
+            false => self.callers.get(self.position(caller)?)?.clone(),
         };
         Some(Rollup {
             key,
@@ -98,9 +100,7 @@ impl Attributes {
         row: &impl Row,
         width: Granularity,
     ) -> Result<Option<Rollup>, SqlError> {
-        let caller = required(row.integer("caller_id")?)?;
-        let kind = required(row.integer("kind_id")?)?;
-        let Some(empty) = self.of(caller, kind, width) else {
+        let Some(empty) = self.of(Series::of_row(row)?, width) else {
             return Ok(None);
         };
         Ok(Some(Rollup {
@@ -109,15 +109,17 @@ impl Attributes {
         }))
     }
 
-    /// The rollup of a series with these amounts.
-    pub(super) fn rollup_with(
+    /// The rollup of a series.
+    pub(super) fn rollup_of(
         &self,
-        Series { caller, kind }: Series,
-        start: i64,
+        SeriesRollup {
+            series,
+            start,
+            amounts,
+        }: SeriesRollup,
         width: Granularity,
-        amounts: Amounts,
     ) -> Result<Option<Rollup>, SqlError> {
-        let Some(empty) = self.of(caller.into(), kind.into(), width) else {
+        let Some(empty) = self.of(series, width) else {
             return Ok(None);
         };
         let Amounts {
@@ -179,11 +181,9 @@ fn with_amounts(kind: Rollup, row: &impl Row) -> Result<Rollup, SqlError> {
     })
 }
 
-/// The rollup of a row with outcome, cause and possibly a key and an owner. Its other attributes are not meaningful.
-pub(super) fn key_rollup(row: &impl Row) -> Result<Rollup, SqlError> {
+/// The rollup of a row with an outcome and a cause. Its other attributes are not meaningful.
+pub(super) fn outcome_rollup(row: &impl Row) -> Result<Rollup, SqlError> {
     let kind = Rollup {
-        key: row.text("key_id")?.map(parsed).transpose()?,
-        owner: row.text("owner")?.map(Into::into),
         latency: latency(row)?,
         ..empty_rollup(row)?
     };

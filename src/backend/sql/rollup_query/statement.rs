@@ -10,7 +10,7 @@ use crate::usage::{Granularity, UsageRange};
 
 /// The time ranges of the rollups in tables and of those in records; the times before which minutes were pruned,
 /// minutes were merged into quarters of an hour, all were merged into hours and days, and hours and days are being
-/// pruned; and whether the totals of callers are missing after a migration.
+/// pruned; whether the totals of callers are missing after a migration; and the time before which they have no minutes.
 pub(super) fn extent(names: &Names) -> Statement {
     let template = format!(
         "SELECT (SELECT min(start) FROM {{prefix}}hours WHERE caller_id = {ALL_CALLERS}) AS first_hour,
@@ -24,7 +24,8 @@ pub(super) fn extent(names: &Names) -> Statement {
     (SELECT before FROM {{prefix}}pruned WHERE kind = 'merged_hours') AS merged_hours,
     (SELECT before FROM {{prefix}}pruned WHERE kind = 'merged_days') AS merged_days,
     (SELECT before FROM {{prefix}}pruned WHERE kind = 'hours') AS gone,
-    EXISTS (SELECT 1 FROM {{prefix}}caller_totals WHERE totals IS NULL) AS lacks_totals"
+    EXISTS (SELECT 1 FROM {{prefix}}caller_totals WHERE totals IS NULL) AS lacks_totals,
+    (SELECT before FROM {{prefix}}pruned WHERE kind = 'caller_minutes') AS lack_minutes"
     );
     Statement::new(names, &template)
 }
@@ -52,12 +53,13 @@ fn condition(sql: &mut Statement, names: &Names, range: &UsageRange) -> String {
     text
 }
 
-/// Selects the callers of a range.
+/// Selects the callers of a range as JSON.
 pub(super) fn callers_of(names: &Names, range: &UsageRange) -> Statement {
     let mut sql = Statement::new(names, "");
     let condition = condition(&mut sql, names, range);
+    let callers = names.dialect.json_of_rows("c.id, c.key_id, c.owner");
     let select =
-        format!("SELECT c.id, c.key_id, c.owner FROM {{prefix}}callers c WHERE TRUE{condition}");
+        format!("SELECT {callers} AS callers FROM {{prefix}}callers c WHERE TRUE{condition}");
     sql.push_sql(names, &select);
     sql
 }
@@ -106,9 +108,7 @@ pub(super) fn by_outcome(
     });
     let joined = names.dialect.concat_bytes("t.latency");
     let joined = if latency { &joined } else { "NULL" };
-    let select = format!(
-        "NULL AS key_id, NULL AS owner, k.outcome, k.cause, k.billable, {joined} AS latency"
-    );
+    let select = format!("k.outcome, k.cause, k.billable, {joined} AS latency");
     let hours = "{prefix}hours_by_outcome";
     read(
         names,
@@ -121,17 +121,17 @@ pub(super) fn by_outcome(
     )
 }
 
-/// Rollups of a range by key, owner, outcome and cause.
+/// Rollups of a range by caller, outcome and cause, with a kind as their representative.
 pub(super) fn by_caller(names: &Names, range: &UsageRange, parts: Vec<RangePart>) -> Statement {
-    let by = "c.key_id, c.owner, k.outcome, k.cause, k.billable";
-    let select = format!("{by}, NULL AS latency");
+    let by = "t.caller_id, k.outcome, k.cause, k.billable";
+    let select = "t.caller_id, min(t.kind_id) AS kind_id";
     let parts = parts.into_iter().map(|part| (part, by.to_owned()));
     read(
         names,
         range,
         Callers::Each,
         "{prefix}hours_by_outcome",
-        &select,
+        select,
         " CROSS JOIN {prefix}kinds k",
         parts,
     )
@@ -165,11 +165,11 @@ fn read(
                 let which = format!("t.caller_id = {ALL_CALLERS} AND {within}");
                 (format!("{table} t"), which)
             }
-            // SQLite reads the tables in this order.
             Callers::Each if condition.is_empty() && !other.is_empty() => (
-                format!("{table} t CROSS JOIN {{prefix}}callers c"),
-                format!("t.caller_id = c.id AND {within}"),
+                format!("{table} t"),
+                format!("t.caller_id <> {ALL_CALLERS} AND {within}"),
             ),
+            // SQLite reads the tables in this order.
             Callers::Each if condition.is_empty() => (
                 format!("{{prefix}}callers c CROSS JOIN {table} t"),
                 format!("t.caller_id = c.id AND {within}"),

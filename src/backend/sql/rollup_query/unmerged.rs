@@ -13,7 +13,6 @@ use crate::backend::sql::names::Names;
 use crate::backend::sql::rollup_record::{READABLE, rollups_of};
 use crate::backend::sql::series_rollup::{ALL_CALLERS, Rollups, SeriesRollup};
 use crate::backend::sql::value::required;
-use crate::usage::Rollup;
 
 /// Reads the rollups that start in a range, in microseconds, and whose callers have attributes. They have the width of
 /// the narrowest rollups that are kept for their time.
@@ -24,7 +23,7 @@ pub(super) async fn unmerged<S: Session>(
     attributes: &Attributes,
     starts: &Range<i64>,
     widths: Widths,
-) -> Result<Vec<Rollup>, SqlError> {
+) -> Result<Vec<SeriesRollup>, SqlError> {
     // The rollup of a minute may start up to an hour before it.
     let records = format!(
         "SELECT ready, rollups FROM {{prefix}}rollup_records
@@ -41,7 +40,7 @@ pub(super) async fn unmerged<S: Session>(
             starts.contains(&place(start, widths))
                 && match callers {
                     Callers::Together => !is_ready || caller == ALL_CALLERS,
-                    Callers::Each => attributes.has_caller(caller),
+                    Callers::Each => attributes.position(caller).is_some(),
                 }
         };
         // Merging excludes a record that cannot be read, and reports it.
@@ -59,11 +58,7 @@ pub(super) async fn unmerged<S: Session>(
         drop(row);
         tokio::task::yield_now().await;
     }
-    let rollups = found.into_rollups().map(|found| {
-        let width = widths.narrowest(found.start);
-        attributes.rollup_with(found.series, found.start, width, found.amounts)
-    });
-    rollups.filter_map(Result::transpose).collect()
+    Ok(found.into_rollups().collect())
 }
 
 /// The start of the narrowest rollup that is kept for the time of a minute.

@@ -217,6 +217,18 @@ CREATE TABLE {prefix}caller_totals (
 ) STRICT;
 CREATE INDEX {prefix}outdated_caller_totals ON {prefix}caller_totals (start) WHERE totals IS NULL;
 
+-- The totals of callers by outcome, in the minutes of each hour.
+CREATE TABLE {prefix}caller_minutes (
+    number INTEGER PRIMARY KEY,
+    -- The start of the hour.
+    hour INTEGER NOT NULL,
+    -- A part of its totals, in the format of rollup records.
+    totals BLOB NOT NULL
+) STRICT;
+CREATE INDEX {prefix}caller_minutes_by_hour ON {prefix}caller_minutes (hour);
+INSERT INTO {prefix}pruned (kind, before)
+    SELECT 'caller_minutes', max(start) + 60000000 FROM {prefix}minutes HAVING max(start) IS NOT NULL;
+
 -- The background task encodes them.
 INSERT INTO {prefix}caller_totals (hours, start)
     SELECT DISTINCT 1, start FROM {prefix}hours_by_outcome UNION SELECT DISTINCT 24, start FROM {prefix}days;
