@@ -37,8 +37,23 @@ impl Copy {
         self.bytes(text.map(str::as_bytes))
     }
 
-    pub(super) fn integer(&mut self, number: i32) -> &mut Self {
-        self.bytes(Some(&number.to_be_bytes()))
+    pub(super) fn integer(&mut self, number: impl Into<Option<i32>>) -> &mut Self {
+        let number = number.into();
+        self.bytes(
+            number
+                .map(i32::to_be_bytes)
+                .as_ref()
+                .map(|bytes| &bytes[..]),
+        )
+    }
+
+    /// A number in two columns: an `integer`, which is NULL if the number is too large for it, and a `bigint`, which
+    /// is NULL otherwise.
+    pub(super) fn integer_or_bigint(&mut self, number: u64) -> &mut Self {
+        match i32::try_from(number) {
+            Ok(small) => self.integer(small).bigint(None),
+            Err(_) => self.integer(None).bigint(number.cast_signed()),
+        }
     }
 
     pub(super) fn bigint(&mut self, number: impl Into<Option<i64>>) -> &mut Self {

@@ -241,7 +241,7 @@ impl PostgresEngine {
             "DELETE FROM {prefix}log_batches WHERE position IN (SELECT b.position FROM {prefix}log_batches b
             WHERE b.first < $1 AND b.last < $1
                 AND NOT EXISTS (SELECT 1 FROM {prefix}requests r
-                    WHERE r.segment IN (b.segment, b.late_segment) AND r.batch = b.number
+                    WHERE r.segment IN (b.segment, b.late_segment) AND r.batch = b.number::bit(32)::integer
                         AND r.time >= b.first AND r.time <= b.last)
                 AND (b.number IS NOT NULL OR NOT EXISTS (SELECT 1 FROM {prefix}requests r
                     WHERE r.batch IS NULL AND r.time >= b.first AND r.time <= b.last))

@@ -255,12 +255,13 @@ impl BatchWriter<'_> {
         for &(event, Series { caller, kind }) in logged {
             let time = as_micros(event.time);
             let segment = parts.segment_of(time, claimed.segment, claimed.late_segment);
-            rows.row(15)
+            rows.row(17)
                 .time(time)
                 .bytes(Some(event.id.as_bytes()))
-                .bigint(claimed.number)
-                .bigint(event.latency_us.cast_signed())
-                .bigint(event.response_bytes.cast_signed())
+                // The lower 32 bits. Batches with the same ones are in other segments.
+                .integer(claimed.number as i32)
+                .integer_or_bigint(event.latency_us)
+                .integer_or_bigint(event.response_bytes)
                 .bigint(Some(event.request_bytes.cast_signed()).filter(|&bytes| bytes != 0))
                 .bigint(Some(event.cost.into()).filter(|&cost| cost != 1))
                 .integer(segment)
@@ -273,8 +274,9 @@ impl BatchWriter<'_> {
                 .bytes(id_time_differs(event).then_some(&[1]));
         }
         let copy = self.sql(
-            "COPY {prefix}requests (time, id, batch, latency_us, response_bytes, request_bytes, cost, segment,
-                caller_id, kind_id, path, request_id, resource_id, client_ip, id_time_differs)
+            "COPY {prefix}requests (time, id, batch, latency_us, large_latency_us, response_bytes,
+                large_response_bytes, request_bytes, cost, segment, caller_id, kind_id, path, request_id, resource_id,
+                client_ip, id_time_differs)
             FROM STDIN (FORMAT binary)",
         );
         let mut copying = self.connection.copy_in_raw(&copy.0).await?;

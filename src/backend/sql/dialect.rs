@@ -266,6 +266,19 @@ impl Dialect {
         )
     }
 
+    /// The columns of requests `r`.
+    pub(super) fn request_columns(self) -> String {
+        let large = by_dialect!(
+            self,
+            sqlite: "",
+            postgres: ", r.large_latency_us, r.large_response_bytes",
+        );
+        format!(
+            "r.time, r.id, r.caller_id, r.kind_id, r.request_id, r.path, r.resource_id, r.rejection_reason, r.cost,
+            r.latency_us, r.request_bytes, r.response_bytes, r.client_ip{large}"
+        )
+    }
+
     /// A time some microseconds before that of a column.
     pub(super) fn earlier(self, column: &str, micros: i64) -> String {
         by_dialect!(

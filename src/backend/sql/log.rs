@@ -18,7 +18,7 @@ use uuid::Uuid;
 use self::access_path::access_paths;
 use self::matching::Matching;
 use self::search::Search;
-pub(super) use self::search::{ATTRIBUTES, COLUMNS, JOIN_ATTRIBUTES};
+pub(super) use self::search::{ATTRIBUTES, JOIN_ATTRIBUTES};
 use self::segments::{Rollups, Segments};
 use super::engine::{Row, Session, Statement};
 use super::names::Names;
@@ -147,13 +147,21 @@ pub(super) fn event_of(row: &impl Row) -> Result<UsageEvent, SqlError> {
     // NULL for the most frequent values.
     let cost = row.integer("cost")?.unwrap_or(1);
     event.cost = cost.try_into().map_err(decode)?;
-    event.latency_us = number(row, "latency_us")?;
+    event.latency_us = small_or_large(row, "latency_us", "large_latency_us")?;
     let request_bytes = row.integer("request_bytes")?.unwrap_or(0);
     event.request_bytes = request_bytes.try_into().map_err(decode)?;
-    event.response_bytes = number(row, "response_bytes")?;
+    event.response_bytes = small_or_large(row, "response_bytes", "large_response_bytes")?;
     let address = row.address("client_ip")?;
     event.client_ip = address.as_deref().map(parsed).transpose()?;
     Ok(event)
+}
+
+/// A number that is in the second column if it is too large for the first.
+fn small_or_large(row: &impl Row, small: &str, large: &str) -> Result<u64, SqlError> {
+    match row.integer(small)? {
+        Some(small) => u64::try_from(small).map_err(decode),
+        None => number(row, large),
+    }
 }
 
 #[cfg(all(test, feature = "_sqlite"))]

@@ -9,7 +9,7 @@ use sqlx::Error as SqlError;
 use uuid::Uuid;
 
 use super::engine::{Row, Session, Statement, Value};
-use super::log::{ATTRIBUTES, COLUMNS, JOIN_ATTRIBUTES, event_of};
+use super::log::{ATTRIBUTES, JOIN_ATTRIBUTES, event_of};
 use super::names::Names;
 use super::value::{as_micros, number, required, time};
 use crate::usage::{LogCursor, RecordedEvent, Scanned, UsageEvent};
@@ -77,8 +77,9 @@ async fn scan_rows<S: Session>(
     after: LogCursor,
     wanted: usize,
 ) -> Result<Scanned, SqlError> {
+    let columns = names.dialect.request_columns();
     let rows = format!(
-        "SELECT r.row AS position, {COLUMNS}, {ATTRIBUTES}
+        "SELECT r.row AS position, {columns}, {ATTRIBUTES}
         FROM {{prefix}}requests r {JOIN_ATTRIBUTES}
         WHERE r.row > $1 ORDER BY r.row LIMIT $2"
     );
@@ -228,11 +229,13 @@ async fn numbered<S: Session>(
     segments.sort_unstable();
     segments.dedup();
     let in_segments = sql.is_one_of(names, "r.segment", &segments);
+    let columns = names.dialect.request_columns();
     sql.push_sql(
         names,
         &format!(
-            "SELECT b.position, {COLUMNS}, {ATTRIBUTES}
-            FROM (VALUES {}) AS b (number, position) JOIN {{prefix}}requests r ON r.batch = b.number
+            "SELECT b.position, {columns}, {ATTRIBUTES}
+            FROM (VALUES {}) AS b (number, position)
+            JOIN {{prefix}}requests r ON r.batch = b.number::bit(32)::integer
             {JOIN_ATTRIBUTES}
             WHERE {in_segments} AND r.time >= {first} AND r.time <= {last}",
             values.join(", ")
@@ -255,8 +258,9 @@ async fn unnumbered<S: Session>(
         Some((time, id)) => (as_micros(time), id),
         None => (batch.first - 1, Uuid::nil()),
     };
+    let columns = names.dialect.request_columns();
     let events = format!(
-        "SELECT {COLUMNS}, {ATTRIBUTES}
+        "SELECT {columns}, {ATTRIBUTES}
         FROM {{prefix}}requests r {JOIN_ATTRIBUTES}
         WHERE r.batch IS NULL AND r.time >= $1 AND r.time <= $2 AND (r.time, r.id) > ($1, $3)
         ORDER BY r.time, r.id LIMIT $4"

@@ -207,18 +207,20 @@ INSERT INTO {prefix}pruned (kind, before) SELECT 'not_compacted', now() FROM {pr
 COMMENT ON TABLE {prefix}pruned IS 'How far rollups were merged and pruned.';
 COMMENT ON COLUMN {prefix}pruned.kind IS 'quarter_hours: rows by minute cover quarters of an hour. minutes: there are none. merged_hours, merged_days: there are all hours or days. pruned_hours: hours were deleted. hours: hours and days are being deleted. not_compacted: latency histograms are long. caller_minutes: none of the table of this name.';
 
--- Columns of the same width are adjacent, which saves padding.
+-- Columns of the same width are adjacent, which saves padding. Those that are usually NULL take no space.
 CREATE TABLE {prefix}new_requests (
     time timestamptz NOT NULL,
     id uuid NOT NULL,
-    batch bigint,
-    latency_us bigint NOT NULL,
-    response_bytes bigint NOT NULL,
-    request_bytes bigint,
-    cost bigint,
+    batch integer,
+    latency_us integer,
+    response_bytes integer,
     segment integer NOT NULL,
     caller_id integer NOT NULL,
     kind_id integer NOT NULL,
+    large_latency_us bigint,
+    large_response_bytes bigint,
+    request_bytes bigint,
+    cost bigint,
     path text,
     request_id text COLLATE "C",
     resource_id text COLLATE "C",
@@ -248,9 +250,13 @@ UPDATE {prefix}log_batches b SET segment = s.segment
         FROM {prefix}log_batches WHERE number IS NOT NULL) s
     WHERE s.position = b.position;
 ANALYZE {prefix}log_batches;
-INSERT INTO {prefix}new_requests (time, id, batch, latency_us, response_bytes, request_bytes, cost, segment, caller_id,
-        kind_id, path, request_id, resource_id, rejection_reason, client_ip, id_time_differs)
-    SELECT r.time, r.id, r.batch, r.latency_us, r.response_bytes, nullif(r.request_bytes, 0), nullif(r.cost, 1),
+INSERT INTO {prefix}new_requests (time, id, batch, latency_us, large_latency_us, response_bytes, large_response_bytes,
+        request_bytes, cost, segment, caller_id, kind_id, path, request_id, resource_id, rejection_reason, client_ip,
+        id_time_differs)
+    SELECT r.time, r.id, r.batch::bit(32)::integer,
+        CASE WHEN r.latency_us < 2147483648 THEN r.latency_us END, CASE WHEN r.latency_us >= 2147483648 THEN r.latency_us END,
+        CASE WHEN r.response_bytes < 2147483648 THEN r.response_bytes END,
+        CASE WHEN r.response_bytes >= 2147483648 THEN r.response_bytes END, nullif(r.request_bytes, 0), nullif(r.cost, 1),
         coalesce(b.segment, log.last_segment + coalesce(width_bucket(r.time, log.starts), 1)), s.caller_id, s.kind_id,
         nullif(r.path, s.endpoint), r.request_id, r.resource_id, r.rejection_reason, r.client_ip, r.id_time_differs
     FROM {prefix}requests r JOIN {prefix}series_numbers s ON s.id = r.series_id LEFT JOIN {prefix}log_batches b ON b.number = r.batch,
@@ -285,8 +291,9 @@ COMMENT ON COLUMN {prefix}log_segments.events IS 'The number of requests that we
 CREATE OR REPLACE VIEW {prefix}request_log AS
     SELECT r.time, r.id, coalesce(r.request_id, r.id::text) AS request_id, c.key_id, c.owner, k.method,
         k.endpoint, coalesce(r.path, k.endpoint) AS path, r.resource_id, k.http_status, k.grpc_status, k.status_class, k.outcome,
-        k.cause, coalesce(r.rejection_reason, k.rejection_reason) AS rejection_reason, coalesce(r.cost, 1) AS cost, r.latency_us,
-        coalesce(r.request_bytes, 0) AS request_bytes, r.response_bytes, r.client_ip, r.segment,
+        k.cause, coalesce(r.rejection_reason, k.rejection_reason) AS rejection_reason, coalesce(r.cost, 1) AS cost,
+        coalesce(r.latency_us, r.large_latency_us) AS latency_us, coalesce(r.request_bytes, 0) AS request_bytes,
+        coalesce(r.response_bytes, r.large_response_bytes) AS response_bytes, r.client_ip, r.segment,
         CASE WHEN k.billable THEN coalesce(r.cost, 1) ELSE 0 END AS billable_cost
     FROM {prefix}new_requests r JOIN {prefix}callers c ON c.id = r.caller_id JOIN {prefix}kinds k ON k.id = r.kind_id;
 CREATE OR REPLACE VIEW {prefix}usage_by_minute AS
@@ -379,11 +386,13 @@ COMMENT ON COLUMN {prefix}requests.id_time_differs IS 'Set if the time of the id
 COMMENT ON COLUMN {prefix}requests.segment IS 'The segment of the log. Indexes begin with it, so that inserts touch few pages.';
 COMMENT ON COLUMN {prefix}requests.caller_id IS 'References the callers table.';
 COMMENT ON COLUMN {prefix}requests.kind_id IS 'References the kinds table.';
-COMMENT ON COLUMN {prefix}requests.batch IS 'The number of its batch; NULL for requests written before schema version 2.';
+COMMENT ON COLUMN {prefix}requests.batch IS 'The lower 32 bits of the number of its batch; NULL for requests written before schema version 2.';
 COMMENT ON COLUMN {prefix}requests.cost IS 'The cost. NULL: 1.';
-COMMENT ON COLUMN {prefix}requests.latency_us IS 'Microseconds from the request''s arrival to the end of the response.';
+COMMENT ON COLUMN {prefix}requests.latency_us IS 'Microseconds from the request''s arrival to the end of the response. NULL if they are in large_latency_us.';
+COMMENT ON COLUMN {prefix}requests.large_latency_us IS 'The latency if it is longer than 2147483647 microseconds.';
 COMMENT ON COLUMN {prefix}requests.request_bytes IS 'The Content-Length of the request. NULL: 0.';
-COMMENT ON COLUMN {prefix}requests.response_bytes IS 'Bytes of the response body that were sent.';
+COMMENT ON COLUMN {prefix}requests.response_bytes IS 'Bytes of the response body that were sent. NULL if they are in large_response_bytes.';
+COMMENT ON COLUMN {prefix}requests.large_response_bytes IS 'The bytes if they are more than 2147483647.';
 COMMENT ON COLUMN {prefix}requests.path IS 'The path as received, without the query. NULL if it is the endpoint.';
 COMMENT ON COLUMN {prefix}requests.request_id IS 'The request id on the wire, if it is not the event id.';
 COMMENT ON COLUMN {prefix}requests.resource_id IS 'The resource that the request was about, as set by the application.';

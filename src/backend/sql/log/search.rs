@@ -10,11 +10,6 @@ use crate::backend::sql::engine::{Statement, Value};
 use crate::backend::sql::names::Names;
 use crate::backend::sql::value::as_micros;
 
-/// The columns of requests `r`.
-pub(in crate::backend::sql) const COLUMNS: &str =
-    "r.time, r.id, r.caller_id, r.kind_id, r.request_id, r.path, r.resource_id,
-    r.rejection_reason, r.cost, r.latency_us, r.request_bytes, r.response_bytes, r.client_ip";
-
 /// The columns of callers `c` and kinds `k`.
 pub(in crate::backend::sql) const ATTRIBUTES: &str =
     "c.key_id, c.owner, k.method, k.endpoint, k.http_status, k.grpc_status, k.outcome, k.cause,
@@ -152,11 +147,12 @@ impl<'a> Search<'a> {
                 .push_str(&format!(" AND (r.time, r.id) < ({time}, {id})"));
         }
         let limit = self.sql.placeholder(limit as i64);
-        let requests = self.requests(COLUMNS, NEWEST_FIRST, &limit);
+        let columns = self.names.dialect.request_columns();
+        let requests = self.requests(&columns, NEWEST_FIRST, &limit);
         self.sql.push_sql(
             self.names,
             &format!(
-                "SELECT {COLUMNS}, {ATTRIBUTES} FROM ({requests}) r {JOIN_ATTRIBUTES}
+                "SELECT {columns}, {ATTRIBUTES} FROM ({requests}) r {JOIN_ATTRIBUTES}
                 ORDER BY r.time DESC, r.id DESC"
             ),
         );
