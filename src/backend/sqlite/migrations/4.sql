@@ -129,11 +129,11 @@ CREATE TABLE {prefix}new_requests (
     id BLOB NOT NULL,
     latency_us INTEGER NOT NULL,
     response_bytes INTEGER NOT NULL,
-    request_bytes INTEGER NOT NULL,
-    cost INTEGER NOT NULL,
     segment INTEGER NOT NULL,
     caller_id INTEGER NOT NULL,
     kind_id INTEGER NOT NULL,
+    request_bytes INTEGER NOT NULL,
+    cost INTEGER NOT NULL,
     -- NULL if it is the endpoint.
     path TEXT,
     -- The id on the wire, if it is not the event id.
@@ -146,9 +146,9 @@ CREATE TABLE {prefix}new_requests (
     id_time_differs INTEGER
 ) STRICT;
 INSERT INTO {prefix}new_requests
-    SELECT r.row, r.time, r.id, r.latency_us, r.response_bytes, r.request_bytes, r.cost, 1 + (r.row >> 14),
-        s.caller_id, s.kind_id, nullif(r.path, s.endpoint), r.request_id, r.resource_id, r.rejection_reason, r.client_ip,
-        r.id_time_differs
+    SELECT r.row, r.time, r.id, r.latency_us, r.response_bytes, 1 + (r.row >> 14), s.caller_id, s.kind_id,
+        r.request_bytes, r.cost, nullif(r.path, s.endpoint), r.request_id, r.resource_id, r.rejection_reason,
+        r.client_ip, r.id_time_differs
     FROM {prefix}requests r JOIN {prefix}series_numbers s ON s.id = r.series_id ORDER BY r.row;
 
 -- Views of the application may refer to the tables meanwhile.
