@@ -99,12 +99,12 @@ impl Dialect {
         )
     }
 
-    /// An aggregate of these columns as a JSON array of arrays, which clients decode faster than rows.
-    pub(super) fn json_of_rows(self, columns: &str) -> String {
+    /// An aggregate of a column as a JSON array, which clients decode faster than rows.
+    pub(super) fn json_array(self, column: &str) -> String {
         by_dialect!(
             self,
-            sqlite: format!("json_group_array(json_array({columns}))"),
-            postgres: format!("coalesce(json_agg(json_build_array({columns})), '[]')::text"),
+            sqlite: format!("json_group_array({column})"),
+            postgres: format!("coalesce(json_agg({column}), '[]')::text"),
         )
     }
 

@@ -10,8 +10,9 @@ use crate::backend::sql::names::Names;
 use crate::backend::sql::value::required;
 use crate::usage::Granularity;
 
-/// The number of records that are in memory at once.
+/// The number of records that are in memory at once. Those of minutes are small.
 const AT_ONCE: usize = 32;
+const MINUTES_AT_ONCE: usize = 256;
 
 /// Adds the stored totals of a part of a range.
 pub(super) async fn add_stored<S: Session>(
@@ -23,16 +24,22 @@ pub(super) async fn add_stored<S: Session>(
     let starts = &part.starts;
     // The last record that was read.
     let (mut start, mut number) = (starts.start - 1, i64::MAX);
-    let select = if part.width < Granularity::Hour {
+    let is_of_minutes = part.width < Granularity::Hour;
+    let at_once = if is_of_minutes {
+        MINUTES_AT_ONCE
+    } else {
+        AT_ONCE
+    };
+    let select = if is_of_minutes {
         start = floor(starts.start, HOUR) - 1;
         format!(
             "SELECT hour AS start, number, totals FROM {{prefix}}caller_minutes
-            WHERE hour < $1 AND (hour, number) > ($2, $3) ORDER BY hour, number LIMIT {AT_ONCE}"
+            WHERE hour < $1 AND (hour, number) > ($2, $3) ORDER BY hour, number LIMIT {at_once}"
         )
     } else {
         format!(
             "SELECT start, $3 AS number, totals FROM {{prefix}}caller_totals
-            WHERE hours = {} AND start < $1 AND start > $2 ORDER BY start LIMIT {AT_ONCE}",
+            WHERE hours = {} AND start < $1 AND start > $2 ORDER BY start LIMIT {at_once}",
             part.width.seconds() / 3_600
         )
     };
@@ -42,7 +49,7 @@ pub(super) async fn add_stored<S: Session>(
             .bind(Value::Time(Some(start)))
             .bind(number);
         let rows = session.fetch(select).await?;
-        let is_last = rows.len() < AT_ONCE;
+        let is_last = rows.len() < at_once;
         for row in rows {
             start = required(row.time("start")?)?;
             number = required(row.integer("number")?)?;

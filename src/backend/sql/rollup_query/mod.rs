@@ -270,8 +270,7 @@ impl<S: Session> Snapshot<S> {
     ) -> Result<Vec<SeriesRollup>, SqlError> {
         if callers == Callers::Each {
             let rows = self.session.fetch(callers_of(names, range)).await?;
-            let json = required(rows.first())?.text("callers")?;
-            self.attributes.add_callers(required(json)?)?;
+            self.attributes.add_callers(required(rows.first())?)?;
         }
         let (attributes, starts) = (&self.attributes, &self.starts);
         let session = &mut self.session;

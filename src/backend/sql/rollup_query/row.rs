@@ -30,19 +30,22 @@ pub(super) struct Attributes {
 }
 
 impl Attributes {
-    /// Adds callers, given as a JSON array. Equal owners share their memory.
-    pub(super) fn add_callers(&mut self, json: &str) -> Result<(), SqlError> {
-        let mut owners: HashSet<Arc<str>, RandomState> = HashSet::default();
-        let mut shared = |owner: String| match owners.get(&*owner) {
+    /// Adds callers, given as arrays. Equal owners share their memory.
+    pub(super) fn add_callers(&mut self, row: &impl Row) -> Result<(), SqlError> {
+        let mut seen: HashSet<Arc<str>, RandomState> = HashSet::default();
+        let mut shared = |owner: String| match seen.get(&*owner) {
             Some(shared) => shared.clone(),
             None => {
                 let shared: Arc<str> = owner.into();
-                owners.insert(shared.clone());
+                seen.insert(shared.clone());
                 shared
             }
         };
-        let callers: Vec<(i32, Option<KeyId>, Option<String>)> = from_json(json)?;
-        for (id, key, owner) in callers {
+        let json = |column| required(row.text(column)?);
+        let ids: Vec<i32> = from_json(json("ids")?)?;
+        let keys: Vec<Option<KeyId>> = from_json(json("keys")?)?;
+        let owners: Vec<Option<String>> = from_json(json("owners")?)?;
+        for ((id, key), owner) in ids.into_iter().zip(keys).zip(owners) {
             if self.positions.insert(id, self.callers.len()).is_none() {
                 self.callers.push((key, owner.map(&mut shared)));
             }

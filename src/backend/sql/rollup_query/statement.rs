@@ -53,13 +53,17 @@ fn condition(sql: &mut Statement, names: &Names, range: &UsageRange) -> String {
     text
 }
 
-/// Selects the callers of a range as JSON.
+/// Selects the callers of a range, each column as a JSON array.
 pub(super) fn callers_of(names: &Names, range: &UsageRange) -> Statement {
     let mut sql = Statement::new(names, "");
     let condition = condition(&mut sql, names, range);
-    let callers = names.dialect.json_of_rows("c.id, c.key_id, c.owner");
-    let select =
-        format!("SELECT {callers} AS callers FROM {{prefix}}callers c WHERE TRUE{condition}");
+    let array = |column: &str| names.dialect.json_array(column);
+    let select = format!(
+        "SELECT {} AS ids, {} AS keys, {} AS owners FROM {{prefix}}callers c WHERE TRUE{condition}",
+        array("c.id"),
+        array("c.key_id"),
+        array("c.owner"),
+    );
     sql.push_sql(names, &select);
     sql
 }

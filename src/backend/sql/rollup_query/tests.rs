@@ -42,7 +42,7 @@ async fn unfiltered_summaries_read_one_rollup_per_kind() {
             let of_owner = of_owner.filter(|event| event.owner.as_deref() == Some(owner));
             let range = UsageRange::new().owner(owner);
             let totals = backend.totals_by_key(&range).await.unwrap();
-            assert_eq!(totals, summary::by_key(of_owner));
+            assert_eq!(totals, crate::usage::summary::by_key(of_owner));
         }
     }
 
