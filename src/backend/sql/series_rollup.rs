@@ -2,11 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use sqlx::Error as SqlError;
-
-use super::engine::Row;
 use super::micros::floor;
-use super::value::{decode, number, required};
 use crate::usage::{LatencyHistogram, UsageEvent, saturating};
 
 /// The number that stands for all callers.
@@ -38,29 +34,7 @@ pub(in crate::backend) struct Series {
     pub(in crate::backend) kind: i32,
 }
 
-impl Series {
-    /// The series of a row.
-    pub(super) fn of_row(row: &impl Row) -> Result<Self, SqlError> {
-        let id = |column: &str| i32::try_from(required(row.integer(column)?)?).map_err(decode);
-        Ok(Self {
-            caller: id("caller_id")?,
-            kind: id("kind_id")?,
-        })
-    }
-}
-
 impl Amounts {
-    /// The amounts of a row, except for latencies.
-    pub(super) fn of_row(row: &impl Row) -> Result<Self, SqlError> {
-        Ok(Self {
-            count: number(row, "count")?,
-            cost: number(row, "cost")?,
-            request_bytes: number(row, "request_bytes")?,
-            response_bytes: number(row, "response_bytes")?,
-            latency: LatencyHistogram::new(),
-        })
-    }
-
     pub(super) fn add_event(&mut self, event: &UsageEvent) {
         saturating::add(&mut self.count, 1);
         self.latency.record(event.latency_us);

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use sqlx::Error as SqlError;
 
 use super::engine::Row;
+use super::series_rollup::{Amounts, Series};
 use crate::usage::Status;
 
 /// The error for a column value that this crate did not write.
@@ -100,6 +101,26 @@ pub(super) fn time(row: &impl Row, column: &str) -> Result<Timestamp, SqlError> 
 
 pub(super) fn optional_time(row: &impl Row, column: &str) -> Result<Option<Timestamp>, SqlError> {
     row.time(column)?.map(timestamp).transpose()
+}
+
+/// The caller and the kind of a row.
+pub(super) fn series(row: &impl Row) -> Result<Series, SqlError> {
+    let id = |column: &str| i32::try_from(required(row.integer(column)?)?).map_err(decode);
+    Ok(Series {
+        caller: id("caller_id")?,
+        kind: id("kind_id")?,
+    })
+}
+
+/// The amounts of a row, except for latencies.
+pub(super) fn amounts(row: &impl Row) -> Result<Amounts, SqlError> {
+    Ok(Amounts {
+        count: number(row, "count")?,
+        cost: number(row, "cost")?,
+        request_bytes: number(row, "request_bytes")?,
+        response_bytes: number(row, "response_bytes")?,
+        ..Amounts::default()
+    })
 }
 
 #[cfg(test)]

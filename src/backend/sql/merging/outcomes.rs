@@ -14,8 +14,8 @@ use crate::backend::sql::engine::{Engine, Row, Session, Statement, Value};
 use crate::backend::sql::micros::{DAY, HOUR, floor};
 use crate::backend::sql::names::Names;
 use crate::backend::sql::rollup_record::RollupRecord;
-use crate::backend::sql::series_rollup::{ALL_CALLERS, Amounts, Series, SeriesRollup};
-use crate::backend::sql::value::required;
+use crate::backend::sql::series_rollup::{ALL_CALLERS, SeriesRollup};
+use crate::backend::sql::value::{amounts, required, series};
 
 /// Aggregates the hours that start at a time by outcome, for a range of callers. Replaces earlier results.
 pub(super) async fn aggregate_hour<S: Session>(
@@ -66,9 +66,9 @@ pub(super) async fn store_totals<S: Session>(
     let rows = session.fetch(select).await?;
     let rollups = rows.iter().map(|row| {
         Ok::<_, SqlError>(SeriesRollup {
-            series: Series::of_row(row)?,
+            series: series(row)?,
             start: bucket.start,
-            amounts: Amounts::of_row(row)?,
+            amounts: amounts(row)?,
         })
     });
     let rollups: Vec<_> = rollups.collect::<Result<_, _>>()?;

@@ -31,8 +31,8 @@ use super::engine::{Engine, Row, Session, Statement};
 use super::merging::Merged;
 use super::micros::{HOUR, MINUTE, QUARTER, floor};
 use super::names::Names;
-use super::series_rollup::{Amounts, Series, SeriesRollup};
-use super::value::{as_micros, required};
+use super::series_rollup::SeriesRollup;
+use super::value::{amounts, as_micros, required, series};
 use crate::id::KeyId;
 use crate::telemetry;
 use crate::usage::{Granularity, Rollup, RollupStore, Summary, SummarySpec, Totals, UsageRange};
@@ -249,7 +249,7 @@ impl<S: Session> Snapshot<S> {
         if !read.is_empty() {
             let rows = self.session.fetch(by_caller(names, range, read)).await?;
             for row in &rows {
-                totals.add(Series::of_row(row)?, &Amounts::of_row(row)?);
+                totals.add(series(row)?, &amounts(row)?);
             }
         }
         for SeriesRollup {

@@ -11,7 +11,7 @@ use crate::backend::sql::engine::Row;
 use crate::backend::sql::histogram;
 use crate::backend::sql::series_rollup::{ALL_CALLERS, Amounts, Series, SeriesRollup};
 use crate::backend::sql::value::{
-    decode, from_json, number, parse_name, parsed, required, status, time, timestamp,
+    decode, from_json, number, parse_name, parsed, required, series, status, time, timestamp,
 };
 use crate::id::KeyId;
 use crate::usage::summary::Amounts as KindAmounts;
@@ -103,7 +103,7 @@ impl Attributes {
         row: &impl Row,
         width: Granularity,
     ) -> Result<Option<Rollup>, SqlError> {
-        let Some(empty) = self.of(Series::of_row(row)?, width) else {
+        let Some(empty) = self.of(series(row)?, width) else {
             return Ok(None);
         };
         Ok(Some(Rollup {
