@@ -217,11 +217,15 @@ async fn keys_and_usage_pages() {
             format!("/keys/{LIMITED}?{RANGE}&code=4xx"),
         ),
         ("owners", format!("/owners?{RANGE}")),
-        ("owner", format!("/owners/customer-17?{RANGE}")),
         ("log", format!("/log?{TIMES}")),
     ] {
         assert_snapshot(name, &pages.get(&format!("/admin{path}")).await);
     }
+    // The test creates the record of the owner.
+    let created = (r"(<dt>Created</dt>\n<dd>\n)<time [^\n]*", "${1}[time]");
+    let owner = format!("/admin/owners/customer-17?{RANGE}");
+    let filters = [&RANDOM[..], &[created]].concat();
+    assert_filtered_snapshot("owner", &pages.get(&owner).await, &filters);
     for action in ["disable", "enable"] {
         pages
             .send(&format!("/admin/keys/{UNUSED}/{action}"), &[])
