@@ -20,7 +20,7 @@ use crate::web::{Limit, Problem, Query, Summary, in_order, method_not_allowed, p
 use crate::{ApiKeyLayer, Caller, Rejection, RequestParts, StoreFailure};
 
 /// A JSON API for callers to inspect their own key: `GET /usage` returns its usage summary, and `GET /limits` the state
-/// of its rate limits.
+/// of its rate limits and those of its owner, whose names begin with `owner-`.
 ///
 /// Requests are authenticated with the key. They consume none of its rate limits, are answered when these are
 /// exhausted, and are not recorded as usage. Each key is limited to 2 requests per second, with bursts of 10.

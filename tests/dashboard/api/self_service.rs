@@ -7,7 +7,7 @@ use http::header::{ALLOW, AUTHORIZATION, CACHE_CONTROL, RETRY_AFTER};
 use http::{Request, StatusCode};
 use keytally::SelfServiceApi;
 use keytally::backend::MemoryBackend;
-use keytally::key::{Actor, Issuer, NewKey};
+use keytally::key::{Actor, Issuer, NewKey, OwnerAdmin, OwnerUpdate};
 use keytally::limit::RateLimit;
 use keytally::testing::FailingStore;
 use keytally::usage::Recorder;
@@ -69,6 +69,50 @@ async fn reading_the_limits_consumes_nothing() {
         }
     }
     assert_eq!(service.ask("/v1/orders", mine).await.status, 429);
+}
+
+#[tokio::test]
+async fn limits_of_the_owner_follow_those_of_the_key() {
+    let backend = MemoryBackend::new();
+    let update = OwnerUpdate::new().limits([RateLimit::per_hour(5)]);
+    let updated = backend.update_owner("acme", update, Actor::SYSTEM).await;
+    updated.unwrap();
+    let issuer = Issuer::new("acme_live").unwrap();
+    let mut secrets = Vec::new();
+    for name in ["mine", "a colleague's"] {
+        let new = NewKey::new(name).owner("acme");
+        let new = new.limit(RateLimit::per_hour(3));
+        let issued = issuer.issue(&backend, new, Actor::SYSTEM).await.unwrap();
+        secrets.push(issued.secret.expose().to_owned());
+    }
+    let layer = ApiKeyLayer::new(backend.clone());
+    let router = Router::new()
+        .route("/v1/orders", get(|| async { "none" }))
+        .layer(layer.clone())
+        .nest("/me", SelfServiceApi::new(&layer, backend).into_router());
+    let send = async |path: &str, secret: &str| {
+        let request = Request::get(path).header(AUTHORIZATION, format!("Bearer {secret}"));
+        ask(&router, request.body(Body::empty()).unwrap()).await
+    };
+    let remaining = async |secret: &str| {
+        let limits = send("/me/limits", secret).await.with(200);
+        let limits = limits["limits"].as_array().unwrap().iter();
+        let limits = limits.map(|it| (it["name"].clone(), it["remaining"].clone()));
+        limits.collect::<Vec<_>>()
+    };
+    let of = |key: u32, owner: u32| {
+        [
+            ("hour".into(), key.into()),
+            ("owner-hour".into(), owner.into()),
+        ]
+    };
+    assert_eq!(remaining(&secrets[0]).await, of(3, 5));
+    for _ in 0..2 {
+        assert_eq!(send("/v1/orders", &secrets[1]).await.status, 200);
+    }
+    // All keys of the owner share its limits.
+    assert_eq!(remaining(&secrets[0]).await, of(3, 3));
+    assert_eq!(remaining(&secrets[1]).await, of(1, 3));
 }
 
 #[tokio::test]
