@@ -1,4 +1,6 @@
-//! Owners in the paths of pages.
+//! Owners and plans in paths.
+
+use axum::extract::RawPathParams;
 
 /// The maximum length of a key's owner in characters. Applications may record usage of longer ones, which have no page.
 const MAX_LENGTH: usize = 200;
@@ -33,9 +35,17 @@ pub(super) fn owner_path(owner: &str) -> String {
 }
 
 /// The owner that a decoded path segment names, if the owner has a page.
-pub(super) fn owner_in(segment: &str) -> Option<&str> {
+fn owner_in(segment: &str) -> Option<&str> {
     let owner = segment.strip_prefix(ESCAPE).unwrap_or(segment);
     has_page(owner).then_some(owner)
+}
+
+/// The owner or plan that the last capture with this name stands for. The path at which the dashboard is nested may
+/// have captures too, which come first.
+pub(super) fn captured(captures: &RawPathParams, name: &str) -> Option<String> {
+    let named = captures.iter().filter(|(it, _)| *it == name);
+    let (_, segment) = named.last()?;
+    owner_in(segment).map(String::from)
 }
 
 #[cfg(test)]

@@ -249,6 +249,7 @@ mod tests {
             }
             let path = path.replace("{id}", key.id.as_str());
             let path = path.replace("{format}", "csv").replace("{owner}", "acme");
+            let path = path.replace("{plan}", "pro");
             for method in METHODS {
                 let request = Request::builder().method(&method).uri(&path);
                 let request = request.body(Body::empty()).unwrap();

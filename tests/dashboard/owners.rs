@@ -18,7 +18,7 @@ use crate::pages::{Answer, Pages, TOKEN, encoded};
 const MINUTE: SignedDuration = SignedDuration::from_mins(1);
 
 /// Owners that are hard to put into a path, markup or file name.
-fn odd_owners() -> Vec<String> {
+pub(crate) fn odd_owners() -> Vec<String> {
     let short = [
         "customer-17",
         " spaced  out ",

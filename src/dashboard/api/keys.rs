@@ -31,6 +31,8 @@ pub(super) struct Wanted {
     owner: Option<String>,
     /// Only keys whose owner contains this text, case-insensitively.
     owner_contains: Option<String>,
+    /// Only keys with this plan of their own.
+    plan: Option<String>,
     /// Only keys with this status.
     #[param(inline, value_type = Option<names::KeyStatus>)]
     status: Option<KeyStatus>,
@@ -62,6 +64,7 @@ impl TryFrom<Wanted> for KeyQuery {
         query.search = wanted.search;
         query.owner = wanted.owner;
         query.owner_contains = wanted.owner_contains;
+        query.plan = wanted.plan;
         query.status = wanted.status.map(|status| (status, Timestamp::now()));
         query.unused_since = wanted.unused_since;
         query.expires_before = wanted.expires_before;

@@ -7,7 +7,10 @@ mod audit;
 mod idempotency;
 mod keys;
 mod log;
+mod named_in_path;
+mod owners;
 mod paths;
+mod plans;
 mod recorder;
 mod secrets;
 mod usage;
@@ -42,6 +45,8 @@ use crate::web::{Problem, method_not_allowed, not_found};
     ),
     tags(
         (name = "keys", description = "Manage API keys"),
+        (name = "owners", description = "Manage owners"),
+        (name = "plans", description = "Manage plans"),
         (name = "usage", description = "Usage summaries and the request log"),
         (name = "audit", description = "The audit log"),
     ),
@@ -76,6 +81,12 @@ fn described() -> (Router<Arc<Shared>>, Document) {
         .routes(routes!(keys::revoke))
         .routes(routes!(secrets::rotate))
         .routes(routes!(secrets::reveal))
+        .routes(routes!(owners::list))
+        .routes(routes!(owners::read, owners::update))
+        .routes(routes!(owners::suspend))
+        .routes(routes!(owners::resume))
+        .routes(routes!(plans::list))
+        .routes(routes!(plans::read, plans::set, plans::delete))
         .routes(routes!(usage::summary))
         .routes(routes!(usage::over_time))
         .routes(routes!(usage::by_owner))

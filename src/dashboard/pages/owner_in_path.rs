@@ -7,7 +7,7 @@ use axum::response::{IntoResponse, Response};
 use http::request::Parts;
 
 use super::layout::not_found;
-use crate::dashboard::owner_path::owner_in;
+use crate::dashboard::owner_path::captured;
 use crate::dashboard::page_context::PageContext;
 use crate::dashboard::state::Shared;
 
@@ -21,13 +21,7 @@ impl FromRequestParts<Arc<Shared>> for OwnerInPath {
         let context = PageContext::from_request_parts(parts, shared).await;
         let context = context.map_err(IntoResponse::into_response)?;
         let captures = RawPathParams::from_request_parts(parts, shared).await;
-        // The path at which the dashboard is nested may have captures too, which come first.
-        let owner = captures.ok().and_then(|captures| {
-            let owners = captures.iter().filter(|(name, _)| *name == "owner");
-            owners
-                .last()
-                .and_then(|(_, owner)| owner_in(owner).map(String::from))
-        });
+        let owner = captures.ok().and_then(|it| captured(&it, "owner"));
         match owner {
             Some(owner) => Ok(Self(owner)),
             None => Err(not_found(context).await),

@@ -2,7 +2,9 @@
 
 use jiff::Timestamp;
 use serde::Serialize;
-use utoipa::ToSchema;
+use utoipa::openapi::schema::AnyOfBuilder;
+use utoipa::openapi::{Ref, RefOr, Schema};
+use utoipa::{PartialSchema, ToSchema};
 use uuid::Uuid;
 
 use super::{Key, Owner, Plan, names};
@@ -37,12 +39,35 @@ pub(crate) struct AuditEntry {
 }
 
 /// A key, an owner or a plan.
-#[derive(Serialize, ToSchema)]
+#[derive(Serialize)]
 #[serde(untagged)]
 pub(crate) enum AuditState {
     Key(Box<Key>),
     Owner(Box<Owner>),
     Plan(Box<Plan>),
+}
+
+/// Not `oneOf`, since a key has all properties of an owner.
+impl PartialSchema for AuditState {
+    fn schema() -> RefOr<Schema> {
+        let states = [Key::name(), Owner::name(), Plan::name()];
+        let any_of = AnyOfBuilder::new().description(Some("A key, an owner or a plan."));
+        let add = |any_of: AnyOfBuilder, name| any_of.item(Ref::from_schema_name(name));
+        states.into_iter().fold(any_of, add).into()
+    }
+}
+
+impl ToSchema for AuditState {
+    fn schemas(schemas: &mut Vec<(String, RefOr<Schema>)>) {
+        schemas.extend([
+            (Key::name().into(), Key::schema()),
+            (Owner::name().into(), Owner::schema()),
+            (Plan::name().into(), Plan::schema()),
+        ]);
+        Key::schemas(schemas);
+        Owner::schemas(schemas);
+        Plan::schemas(schemas);
+    }
 }
 
 impl AuditState {

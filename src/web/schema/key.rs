@@ -20,6 +20,8 @@ pub(crate) struct Key {
     name: String,
     /// The owner, such as a customer or account.
     owner: Option<String>,
+    /// The plan of the key. `null` if it has none of its own: the plan of the owner applies.
+    plan: Option<String>,
     /// A tag such as `live` or `test`.
     environment: Option<String>,
     /// The visible part of the secret, to recognize it by.
@@ -31,7 +33,7 @@ pub(crate) struct Key {
     disabled: bool,
     /// The scopes granted to the key.
     scopes: Vec<String>,
-    /// Rate limits of the key. If empty, the service defaults apply.
+    /// Rate limits of the key. If empty, those of its plan, else of its owner's plan, else the service defaults apply.
     limits: Vec<Limit>,
     /// The client networks allowed to use the key. If empty, any.
     addresses: Vec<String>,
@@ -85,6 +87,7 @@ impl Key {
             id: key.id,
             name: key.name,
             owner: key.owner.as_deref().map(String::from),
+            plan: key.plan.as_deref().map(String::from),
             environment: key.environment,
             hint: key.hint,
             disabled: key.disabled,
@@ -108,7 +111,7 @@ impl Key {
 /// A rate limit.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct Limit {
-    /// The name, unique among the limits of the key.
+    /// The name, unique among the limits of the key or the owner.
     name: String,
     /// The number of requests per period.
     requests: u32,

@@ -24,6 +24,9 @@ pub(crate) struct NewKey {
     /// The owner, such as a customer or account: 1 to 200 characters.
     #[schema(min_length = 1, max_length = 200)]
     owner: Option<String>,
+    /// The plan, which must exist. By default, the plan of the owner applies.
+    #[schema(min_length = 1, max_length = 100)]
+    plan: Option<String>,
     /// A tag such as `live` or `test`.
     #[schema(pattern = "^[a-z0-9_-]{1,32}$")]
     environment: Option<String>,
@@ -31,7 +34,7 @@ pub(crate) struct NewKey {
     #[serde(default)]
     #[schema(value_type = HashSet<names::Scope>, max_items = 64)]
     scopes: Vec<String>,
-    /// Rate limits of the key. If empty, the service defaults apply.
+    /// Rate limits of the key. If empty, those of its plan, else of its owner's plan, else the service defaults apply.
     #[serde(default)]
     #[schema(value_type = Vec<NewLimit>, required = false, max_items = 8)]
     limits: Vec<Object<NewLimit>>,
@@ -56,7 +59,7 @@ impl NewKey {
         let mut new = key::NewKey::new(self.name)
             .scopes(self.scopes)
             .addresses(networks(&self.addresses)?);
-        for limit in limits(self.limits)? {
+        for limit in limits("/limits", self.limits)? {
             new = new.limit(limit);
         }
         for (name, value) in self.metadata {
@@ -64,6 +67,9 @@ impl NewKey {
         }
         if let Some(owner) = self.owner {
             new = new.owner(owner);
+        }
+        if let Some(plan) = self.plan {
+            new = new.plan(plan);
         }
         if let Some(environment) = self.environment {
             new = new.environment(environment);
@@ -93,6 +99,10 @@ pub(crate) struct KeyUpdate {
     #[serde(default, deserialize_with = "present")]
     #[schema(value_type = Option<String>, min_length = 1, max_length = 200)]
     owner: Option<Option<String>>,
+    /// The new plan, which must exist; `null` for none.
+    #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = Option<String>, min_length = 1, max_length = 100)]
+    plan: Option<Option<String>>,
     /// The new environment; `null` for none.
     #[serde(default, deserialize_with = "present")]
     #[schema(value_type = Option<String>, pattern = "^[a-z0-9_-]{1,32}$")]
@@ -120,7 +130,7 @@ pub(crate) struct KeyUpdate {
 }
 
 /// Distinguishes a present field from an absent one. `null` is an error unless `T` accepts it.
-fn present<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
+pub(super) fn present<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<Option<T>, D::Error> {
     T::deserialize(deserializer).map(Some)
@@ -133,9 +143,11 @@ impl TryFrom<KeyUpdate> for key::KeyUpdate {
         let mut update = Self::new();
         update.name = body.name;
         update.owner = body.owner.map(|owner| owner.map(Into::into));
+        update.plan = body.plan.map(|plan| plan.map(Into::into));
         update.environment = body.environment;
         update.scopes = body.scopes;
-        update.limits = body.limits.map(limits).transpose()?;
+        let new = body.limits.map(|new| limits("/limits", new));
+        update.limits = new.transpose()?;
         update.addresses = body.addresses.as_deref().map(networks).transpose()?;
         update.metadata = body.metadata;
         update.expires_at = body.expires_at;
@@ -143,12 +155,12 @@ impl TryFrom<KeyUpdate> for key::KeyUpdate {
     }
 }
 
-/// A rate limit of a key.
+/// A rate limit of a key, an owner or a plan.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct NewLimit {
-    /// The name, unique among the limits of the key. By default `second`, `minute` or `hour` for such periods, else
-    /// `rate`.
+    /// The name, unique among the limits of the key or the owner. By default `second`, `minute` or `hour` for such
+    /// periods, else `rate`.
     #[schema(pattern = "^[a-z0-9_-]{1,32}$")]
     name: Option<String>,
     /// The number of requests per period.
@@ -188,11 +200,15 @@ impl NewLimit {
     }
 }
 
-fn limits(limits: Vec<Object<NewLimit>>) -> Result<Vec<RateLimit>, Problem> {
+/// The rate limits in a field of the body. `pointer` has no leading `#`.
+pub(super) fn limits(
+    pointer: &str,
+    limits: Vec<Object<NewLimit>>,
+) -> Result<Vec<RateLimit>, Problem> {
     let limits = limits.into_iter().map(|Object(limit)| limit.into_limit());
     let limits = limits.enumerate();
     limits
-        .map(|(n, limit)| limit.map_err(|why| Problem::field(&format!("/limits/{n}"), why)))
+        .map(|(n, limit)| limit.map_err(|why| Problem::field(&format!("{pointer}/{n}"), why)))
         .collect()
 }
 

@@ -7,6 +7,7 @@ mod key;
 mod key_input;
 pub(crate) mod names;
 mod owner;
+mod owner_input;
 mod request;
 mod totals;
 
@@ -18,6 +19,7 @@ pub(crate) use self::key::Limit;
 pub(crate) use self::key::{Issued, Key, Revealed};
 pub(crate) use self::key_input::{KeyUpdate, NewKey, Rotation};
 pub(crate) use self::owner::{Owner, Plan};
+pub(crate) use self::owner_input::{NewPlan, OwnerUpdate};
 pub(crate) use self::request::{RecordedPage, Request};
 pub(crate) use self::totals::Summary;
 pub(crate) use self::totals::{MonthByOwner, OverTime, Spikes};

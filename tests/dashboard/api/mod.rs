@@ -3,6 +3,7 @@
 mod document;
 mod idempotency;
 mod keys;
+mod owners;
 mod problems;
 mod self_service;
 mod usage;

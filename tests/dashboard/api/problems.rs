@@ -228,6 +228,10 @@ async fn store_errors_are_503_and_reveal_no_details() {
         "usage",
         "audit",
         "keys/3fK9aB0000zzZZ19",
+        "owners",
+        "owners/acme",
+        "plans",
+        "plans/pro",
     ] {
         let get = Request::get(format!("/admin/api/{path}"))
             .body(Body::empty())
