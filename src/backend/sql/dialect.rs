@@ -208,20 +208,13 @@ impl Dialect {
         )
     }
 
-    /// A condition that compares an IP address with its text, by an index on the column or without one.
-    pub(super) fn address_equals(self, column: &str, place: &str, by_index: bool) -> String {
-        match by_index {
-            true => by_dialect!(
-                self,
-                sqlite: format!("{column} = {place}"),
-                postgres: format!("{column} = {place}::inet"),
-            ),
-            false => by_dialect!(
-                self,
-                sqlite: format!("+{column} = {place}"),
-                postgres: format!("host({column}) = host({place}::inet)"),
-            ),
-        }
+    /// A condition that compares an IP address with its text.
+    pub(super) fn address_equals(self, column: &str, place: &str) -> String {
+        by_dialect!(
+            self,
+            sqlite: format!("{column} = {place}"),
+            postgres: format!("{column} = {place}::inet"),
+        )
     }
 
     /// The rollups `t` of callers `c` that match `which`, read caller by caller, since the rows of a caller are

@@ -272,7 +272,6 @@ CREATE INDEX {unqualified_prefix}new_requests_by_request_id ON {prefix}new_reque
     WHERE request_id IS NOT NULL;
 CREATE INDEX {unqualified_prefix}new_requests_by_resource ON {prefix}new_requests ((segment >> 4), (left(resource_id, 64)))
     WHERE resource_id IS NOT NULL;
-CREATE INDEX {unqualified_prefix}new_requests_by_client ON {prefix}new_requests (segment, client_ip) WHERE client_ip IS NOT NULL;
 
 CREATE TABLE {prefix}log_segments (
     number integer PRIMARY KEY,
@@ -378,7 +377,6 @@ ALTER INDEX {prefix}new_requests_by_caller RENAME TO {unqualified_prefix}request
 ALTER INDEX {prefix}new_requests_by_id RENAME TO {unqualified_prefix}requests_by_id;
 ALTER INDEX {prefix}new_requests_by_request_id RENAME TO {unqualified_prefix}requests_by_request_id;
 ALTER INDEX {prefix}new_requests_by_resource RENAME TO {unqualified_prefix}requests_by_resource;
-ALTER INDEX {prefix}new_requests_by_client RENAME TO {unqualified_prefix}requests_by_client;
 COMMENT ON TABLE {prefix}requests IS 'The request log, partitioned by day. The view {unqualified_prefix}request_log adds the attributes of callers and kinds.';
 COMMENT ON COLUMN {prefix}requests.time IS 'When the request arrived.';
 COMMENT ON COLUMN {prefix}requests.id IS 'The event id, a UUIDv7.';

@@ -108,7 +108,7 @@ impl<'a> Search<'a> {
         }
         if let Some(ip) = path.client_ip {
             let place = sql.placeholder(&*ip.to_string());
-            and(dialect.address_equals("r.client_ip", &place, index == Some(Index::Clients)));
+            and(dialect.address_equals("r.client_ip", &place));
         }
         if let Some(text) = path.request_id.as_deref() {
             let place = sql.placeholder(text);
@@ -180,7 +180,6 @@ enum Index {
     Callers,
     CallersAndKinds,
     Kinds,
-    Clients,
     /// Of request ids, event ids or resource ids.
     Ids,
 }
@@ -192,7 +191,6 @@ fn index(path: &AccessPath, matching: &Matching) -> Option<Index> {
         Some(Id::Event { has_time: true, .. }) => return None,
         Some(_) => return Some(Index::Ids),
         None if path.resource_id.is_some() => return Some(Index::Ids),
-        None if path.client_ip.is_some() => return Some(Index::Clients),
         None => {}
     }
     match (&matching.callers, &matching.kinds) {

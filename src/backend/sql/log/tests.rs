@@ -133,7 +133,6 @@ fn expected(id: Option<&Id>, filter: &LogFilter, matching: &Matching) -> &'stati
         }) => return "by_id (<expr>=? AND id=?)",
         Some(Id::Event { has_time: true, .. }) => return "(segment=?)",
         None if filter.resource_id.is_some() => return "by_resource (<expr>=? AND resource_id=?)",
-        None if filter.client_ip.is_some() => return "by_client (segment=? AND client_ip=?)",
         None => {}
     }
     match (&matching.callers, &matching.kinds) {

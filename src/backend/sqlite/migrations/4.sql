@@ -240,7 +240,6 @@ CREATE INDEX {prefix}requests_by_kind ON {prefix}requests (segment, kind_id);
 CREATE INDEX {prefix}requests_by_id ON {prefix}requests (segment >> 4, id) WHERE id_time_differs IS NOT NULL;
 CREATE INDEX {prefix}requests_by_request_id ON {prefix}requests (segment >> 4, request_id) WHERE request_id IS NOT NULL;
 CREATE INDEX {prefix}requests_by_resource ON {prefix}requests (segment >> 4, resource_id) WHERE resource_id IS NOT NULL;
-CREATE INDEX {prefix}requests_by_client ON {prefix}requests (segment, client_ip) WHERE client_ip IS NOT NULL;
 CREATE TRIGGER {prefix}log_pruned_follows AFTER DELETE ON {prefix}requests
     WHEN OLD.row > (SELECT position FROM {prefix}log_pruned)
 BEGIN
