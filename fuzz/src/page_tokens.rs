@@ -84,11 +84,7 @@ impl Lists {
             let id: KeyId = format!("{nth:a>16}").parse().unwrap();
             let key = Key::new(id, format!("key {nth}"), at(micros));
             let digest = Digest::from_sha256(&"0".repeat(64)).unwrap();
-            now(backend.create(
-                KeyRecord::new(key, digest),
-                Actor::SYSTEM,
-            ))
-            .unwrap();
+            now(backend.create(KeyRecord::new(key, digest), Actor::SYSTEM)).unwrap();
             keys.push((at(micros), id));
             let mut event = UsageEvent::new(at(micros));
             event.id = Uuid::from_u128(nth as u128);
