@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use redis::io::tcp::TcpSettings;
 use redis::sentinel::{SentinelClient, SentinelNodeConnectionInfo, SentinelServerType};
-use redis::{Client, ConnectionInfo, IntoConnectionInfo, RedisError};
+use redis::{Client, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, RedisError, TlsMode};
 use smallvec::SmallVec;
 
 use self::client::{Server, Shared};
@@ -25,8 +25,8 @@ use crate::invalid_config::InvalidConfig;
 
 /// A [`Limiter`] with its state in Redis or Valkey, so that limits hold across all processes that use it.
 ///
-/// A request takes one round trip, in which all limits of its key and owner are checked, and charged together or not at all.
-/// Concurrent requests share a call. The arithmetic is that of [`LocalLimiter`], with the clock of the server.
+/// A request takes one round trip, in which all limits of its key and owner are checked, and charged together or not at
+/// all. Concurrent requests share a call. The arithmetic is that of [`LocalLimiter`], with the clock of the server.
 /// Each process remembers the latest usage of a key for a second, and rejects what exceeds it without asking Redis, so
 /// that a client that sends too many requests costs little.
 ///
@@ -34,7 +34,7 @@ use crate::invalid_config::InvalidConfig;
 ///
 /// If Redis does not respond within the [timeout](RedisConfig::timeout), or the connection is lost, requests are decided
 /// without it, and do not wait for it until it responds again: by default, each process applies its
-/// [share](RedisFallback::Local) of the limits. What was admitted meanwhile is charged once Redis is back, for keys that
+/// [share](RedisFallback::Local) of the limits. Costs admitted meanwhile are charged once Redis is back, for keys that
 /// are still cached. If Redis loses data, as in a restart or a failover to a replica that is behind, the next request of
 /// each key restores what its process has last seen.
 ///
@@ -90,11 +90,13 @@ impl RedisConfig {
     /// those of the promoted replica; usage that it has not received is restored by the processes that have seen it.
     ///
     /// `sentinels` are the URLs of the sentinels, such as `redis://10.0.0.1:26379`. `server` is a URL with the user,
-    /// password and database of the servers, whose host is ignored: `redis://user:password@redis/0`.
+    /// password and database of the servers, whose host is ignored: `redis://user:password@redis/0`, or `rediss://` for
+    /// TLS.
     ///
     /// # Errors
     ///
-    /// [`InvalidConfig`] if a URL is malformed, or there is none. Whether the sentinels can be reached is not checked.
+    /// [`InvalidConfig`] if a URL is malformed, `server` is not a TCP URL, or there are no sentinels. Whether the sentinels
+    /// can be reached is not checked.
     pub fn sentinel<'a>(
         name: &str,
         sentinels: impl IntoIterator<Item = &'a str>,
@@ -102,13 +104,21 @@ impl RedisConfig {
     ) -> Result<Self, InvalidConfig> {
         let sentinels = sentinels.into_iter().map(connection_info);
         let server = connection_info(server)?;
-        let server = SentinelNodeConnectionInfo::default()
+        let mut settings = SentinelNodeConnectionInfo::default()
             .set_redis_connection_info(server.redis_settings().clone())
             .set_tcp_settings(TcpSettings::default().set_nodelay(true));
+        match server.addr() {
+            ConnectionAddr::Tcp(..) => {}
+            ConnectionAddr::TcpTls { insecure: true, .. } => {
+                settings = settings.set_tls_mode(TlsMode::Insecure);
+            }
+            ConnectionAddr::TcpTls { .. } => settings = settings.set_tls_mode(TlsMode::Secure),
+            _ => return Err(InvalidConfig::new("redis", "Sentinel requires a TCP URL")),
+        }
         let client = SentinelClient::build(
             sentinels.collect::<Result<_, _>>()?,
             name.into(),
-            Some(server),
+            Some(settings),
             SentinelServerType::Master,
         );
         let client = client.map_err(invalid_url)?;

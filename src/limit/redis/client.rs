@@ -80,6 +80,11 @@ impl Shared {
         self.is_open.load(Ordering::Acquire)
     }
 
+    /// The time after which no response is accepted, in nanoseconds.
+    pub(super) fn timeout_nanos(&self) -> u64 {
+        u64::try_from(self.timeout.as_nanos()).unwrap_or(u64::MAX)
+    }
+
     /// Runs an operation.
     ///
     /// # Errors

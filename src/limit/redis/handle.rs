@@ -145,10 +145,12 @@ impl RedisLimits {
         let decision = self.decision(usages.clone(), cost);
         let mut latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
         let order = |outcome: &Outcome| (outcome.now, outcome.arrivals.clone());
-        if latest
-            .as_ref()
-            .is_none_or(|latest| order(latest) <= order(&outcome))
-        {
+        // Responses may be out of order by the timeout at most. Otherwise, the clock of the server was set back.
+        let is_later = latest.as_ref().is_none_or(|latest| {
+            let ago = latest.now.saturating_sub(outcome.now);
+            order(latest) <= order(&outcome) || ago > self.shared.timeout_nanos()
+        });
+        if is_later {
             let now = now.elapsed_nanos();
             for (limit, usage) in self.limits.iter().zip(usages) {
                 let arrival = now.saturating_add(usage);
