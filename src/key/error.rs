@@ -124,9 +124,9 @@ pub enum InvalidOwner {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum InvalidPlan {
-    /// The name is empty, only whitespace, longer than 100 characters or contains control characters.
+    /// The name is empty, longer than 100 characters, or has control characters or surrounding whitespace.
     #[error(
-        "the name must be 1 to 100 characters without control characters, and not only whitespace"
+        "the name must be 1 to 100 characters without control characters and surrounding whitespace"
     )]
     Name,
     /// A rate limit of keys is invalid.

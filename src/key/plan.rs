@@ -59,7 +59,7 @@ impl Plan {
     ///
     /// The first violation found.
     pub fn validate(&self) -> Result<(), InvalidPlan> {
-        if !is_name(&self.name) {
+        if !is_name(&self.name) || self.name.trim() != &*self.name {
             return Err(InvalidPlan::Name);
         }
         check_metadata(&self.metadata)?;
@@ -70,7 +70,7 @@ impl Plan {
     }
 }
 
-/// What applies to a key because of its plan and its owner. Stores resolve it in the lookup of the key; the default, for
+/// The limits and the status that a key has from its plan and its owner. Stores resolve it in the lookup of the key; the default, for
 /// stores without plans and owners, has no limits.
 ///
 /// ```
@@ -204,7 +204,7 @@ mod tests {
         for fits in ["a", "Business 2026", &"ä".repeat(100)] {
             assert_eq!(plan(fits).validate(), Ok(()), "{fits}");
         }
-        for other in ["", " ", "a\n", &"a".repeat(101)] {
+        for other in ["", " ", " a", "a\u{a0}", "a\n", &"a".repeat(101)] {
             assert_eq!(plan(other).validate(), Err(InvalidPlan::Name), "{other:?}");
         }
         let mut wrong = plan("a");
