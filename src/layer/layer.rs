@@ -552,7 +552,8 @@ impl ApiKeyLayer {
 
     /// Returns the rate limits of a key, with their current status: its own, or else those of its plan, or else those of
     /// its owner's plan, or else the [default](Self::default_limits) ones; and those of its owner, whose names begin with
-    /// `owner-`, as in the headers of responses. Nothing is charged. The store is only queried if the key is not cached.
+    /// `owner-`, as in the headers of responses. Nothing is charged. The store is only queried if the
+    /// key is not cached.
     ///
     /// A service can call this on a clone of the layer in front of it: clones share the limiter.
     ///
@@ -600,8 +601,8 @@ impl ApiKeyLayer {
     async fn cached(&self, id: KeyId) -> Result<Option<Arc<CachedKey>>, LimitError> {
         let cache = &self.config.cache;
         match cache.get(id, self.config.clock.now()) {
-            CacheLookup::Hit(entry) | CacheLookup::Stale(entry) => Ok(Some(entry)),
-            CacheLookup::Miss => cache.lookup(id).await.map_err(|error| {
+            CacheLookup::Hit(entry) => Ok(Some(entry)),
+            CacheLookup::Stale(_) | CacheLookup::Miss => cache.lookup(id).await.map_err(|error| {
                 telemetry::error!(
                     error = &error as &dyn std::error::Error,
                     "key lookup failed"
