@@ -671,8 +671,13 @@ async fn every_log_filter_uses_an_index() {
             }
             let after = scans(&db).await;
             let (scans, rows) = (after.0 - before.0, after.1 - before.1);
+            // A client alone has no index, which would take a sixteenth of the log.
+            let is_client = [*one, *other].contains(&"client");
+            let is_alone = [one, other]
+                .iter()
+                .all(|it| ["client", "to", "all"].contains(it));
             // Where nearly all requests match, a scan that stops early is the best plan.
-            if rows > 10_001 * scans {
+            if rows > 10_001 * scans && !(is_client && is_alone) {
                 scanned.push(format!("{one} and {other}: {rows} rows in {scans} scans"));
             }
         }
