@@ -171,9 +171,7 @@ impl From<StoreError> for Problem {
             StoreError::InvalidOwner(error) => error.into(),
             StoreError::InvalidPlan(error) => error.into(),
             StoreError::PlanNotFound(_) => Self::field("/plan", error.to_string()),
-            StoreError::OwnersNotSupported => {
-                Self::new(StatusCode::NOT_IMPLEMENTED, error.to_string())
-            }
+            StoreError::OwnersNotSupported => Self::new(StatusCode::NOT_FOUND, error.to_string()),
             StoreError::Page(error) => Self::parameter("after", error.to_string()),
             StoreError::Timeout | StoreError::Busy | StoreError::Unavailable(_) => {
                 Self::unavailable(&error)

@@ -69,7 +69,10 @@ async fn a_stored_secret_is_copied_from_the_list_and_audited() {
         let id = clipboard(pages).await;
         pages.open("/audit").await;
         let newest = pages.rows("Actor").await.swap_remove(0);
-        assert_eq!((&*newest["Action"], &*newest["Key"]), ("revealed", USED));
+        assert_eq!(
+            (&*newest["Action"], &*newest["Subject"]),
+            ("revealed", USED)
+        );
         pages.open(&format!("/keys/{id}")).await;
         assert!(pages.heading().await.contains(UNUSED));
     })

@@ -2,11 +2,11 @@
 
 use http::StatusCode;
 use http::header::LOCATION;
-use keytally::key::{KeyAdmin, KeyQuery, OwnerAdmin, OwnerStatus};
+use keytally::key::{Actor, KeyAdmin, KeyQuery, OwnerAdmin, OwnerStatus, OwnerUpdate};
 use keytally::limit::RateLimit;
 
 use crate::owners::path_of;
-use crate::pages::Pages;
+use crate::pages::{Pages, encoded, inputs};
 
 #[tokio::test]
 async fn plans_are_created_edited_and_deleted() {
@@ -105,6 +105,56 @@ async fn plans_are_created_edited_and_deleted() {
     assert_eq!(pages.backend.plan("pro & co").await.unwrap(), None);
     let missing = pages.get(link).await;
     assert_eq!(missing.status, StatusCode::UNPROCESSABLE_ENTITY);
+}
+
+#[tokio::test]
+async fn concurrent_changes_of_a_plan_are_not_overwritten() {
+    let pages = Pages::new();
+    let fields = [("name", "pro"), ("key-limit-1", "20/s")];
+    pages.change("/admin/plans/new", &fields).await;
+    let path = "/admin/plans/edit?plan=pro";
+    let stale = inputs(&pages.get(path).await.text);
+    let changed = pages.change(path, &[("key-limit-1", "30/s")]).await;
+    assert_eq!(changed.status, StatusCode::SEE_OTHER);
+    let stale = stale.iter().map(|(name, value)| match &**name {
+        "owner-limit-1" => (&**name, "500/min"),
+        name => (name, &**value),
+    });
+    let stale: Vec<_> = stale.collect();
+    let answer = pages.post(path, &stale, &[]).await;
+    assert_eq!(answer.status, StatusCode::CONFLICT, "{}", answer.text);
+    assert!(answer.text.contains("changed after you opened this form"));
+    let plan = pages.backend.plan("pro").await.unwrap().unwrap();
+    assert_eq!(plan.key_limits, [RateLimit::per_second(30)]);
+    assert!(plan.owner_limits.is_empty());
+}
+
+#[tokio::test]
+async fn owners_are_found_by_name_and_without_keys() {
+    let pages = Pages::new();
+    let update = OwnerUpdate::new().name(Some("Ärger & Söhne"));
+    let updated = pages
+        .backend
+        .update_owner("customer-17", update, Actor::SYSTEM);
+    updated.await.unwrap();
+    pages
+        .key_with("Watched", |key| key.owner = Some("acme".into()))
+        .await;
+    for (part, found) in [("ärger", true), ("17", true), ("acme", false)] {
+        let page = pages
+            .get(&format!("/admin/owners?{}", encoded(&[("owner", part)])))
+            .await;
+        assert_eq!(
+            page.text.contains("href=\"/admin/owners/customer-17\""),
+            found,
+            "{part}"
+        );
+        assert_eq!(
+            page.text.contains("href=\"/admin/owners/acme\""),
+            !found,
+            "{part}"
+        );
+    }
 }
 
 #[tokio::test]

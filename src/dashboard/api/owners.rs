@@ -19,11 +19,8 @@ use crate::web::{Body, Query, at_most};
 
 /// The owners and plans of the store. A 404 if it has none.
 pub(super) fn admin(shared: &Shared) -> Result<&dyn OwnerAdmin, Problem> {
-    let none = || {
-        let detail = StoreError::OwnersNotSupported.to_string();
-        Problem::new(StatusCode::NOT_FOUND, detail)
-    };
-    shared.keys.owner_admin().ok_or_else(none)
+    let admin = shared.keys.owner_admin();
+    admin.ok_or_else(|| StoreError::OwnersNotSupported.into())
 }
 
 /// Filters of owners, combined with AND.

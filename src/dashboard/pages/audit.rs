@@ -6,8 +6,8 @@ use axum::extract::State;
 use axum::response::Response;
 use maud::{Markup, html};
 
-use super::components::{self, Input, caption, clipped, line_or_none, line_to, none, time};
-use super::{Failure, audit_changes, page};
+use super::components::{self, Input, caption, line_or_none, line_to, none, time};
+use super::{Failure, audit_changes, page, plans};
 use crate::dashboard::form::{FieldErrors, FormFields};
 use crate::dashboard::page_context::PageContext;
 use crate::dashboard::state::Shared;
@@ -92,7 +92,7 @@ fn content(
                 .scroll .panel tabindex="0" role="region" aria-label="Audit log" { table .stacked {
                     (caption("Audit log, newest first"))
                     thead { tr {
-                        @for name in ["Time", "Actor", "Action", "Key", "Key ID", "Changes"] { th scope="col" { (name) } }
+                        @for name in ["Time", "Actor", "Action", "Subject", "Key ID", "Changes"] { th scope="col" { (name) } }
                     } }
                     tbody { @for entry in &entries.items { (row(context, entry)) } }
                 } }
@@ -113,15 +113,15 @@ fn row(context: &PageContext, entry: &AuditEntry) -> Markup {
             let at = context.at(&format!("/keys/{id}"));
             html! { @match name { Some(name) => (line_to(&at, name)), None => a href=(at) { (none()) } } }
         }
-        AuditSubject::Owner(owner) => html! { "Owner " (clipped(owner)) },
-        AuditSubject::Plan(plan) => html! { "Plan " (clipped(plan)) },
+        AuditSubject::Owner(owner) => html! { "Owner " (components::owner(context, Some(owner))) },
+        AuditSubject::Plan(plan) => html! { "Plan " (plans::link(context, Some(plan))) },
     };
     html! {
         tr {
             td data-label="Time" { (time(context, entry.time)) }
             td data-label="Actor" { (line_or_none(entry.actor.as_deref())) }
             td data-label="Action" { (entry.action.as_str()) }
-            td data-label="Key" { (subject) }
+            td data-label="Subject" { (subject) }
             td data-label="Key ID" { @match entry.subject.key() { Some(id) => code { (id) }, None => (none()) } }
             td .changes data-label="Changes" { (audit_changes::list(context, entry)) }
         }

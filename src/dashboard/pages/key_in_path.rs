@@ -16,7 +16,7 @@ use crate::key::{Key, KeyRecord};
 /// The key with the id in the path, read from the store. Rejects with an error page if there is none.
 pub(in crate::dashboard) struct KeyInPath(pub(super) Key);
 
-/// [`KeyInPath`] with all that the store returns.
+/// [`KeyInPath`] with its digest and policy.
 pub(in crate::dashboard) struct RecordInPath(pub(super) KeyRecord);
 
 /// Extracted by name, since the path at which the dashboard is nested may have captures too.

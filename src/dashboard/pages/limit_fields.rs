@@ -51,7 +51,7 @@ pub(super) const OF_PLAN_KEYS: LimitFields = LimitFields {
     name: "key-limits",
     prefix: "key-limit",
     legend: "Rate limits of each key",
-    hint: "For keys without limits of their own. Leave empty for the service defaults.",
+    hint: "For keys without limits of their own. Leave empty for the limits of the owner's plan, or else the service defaults.",
     max: RateLimit::MAX_PER_KEY,
 };
 

@@ -102,24 +102,40 @@ impl Owners {
         let mut summary = shared.usage.summary(&query).await?;
         let part = fields.get("owner").unwrap_or_default();
         let mut owners = summary.by_owner.take().unwrap_or_default();
-        owners.retain(|owner, _| contains_ignoring_case(owner, part));
+        let mut records = Records::read(shared, part).await?;
+        let is_found = |owner: &Arc<str>| {
+            let record = records
+                .as_ref()
+                .and_then(|records| records.by_id.get(owner));
+            record.is_some() || contains_ignoring_case(owner, part)
+        };
+        owners.retain(|owner, _| is_found(owner));
         // Those without requests are shown last.
         if owners.len() <= ROWS {
-            for owner in shared.keys.owners(part, 2 * ROWS).await? {
-                owners.entry(owner.into()).or_default();
+            let others = match &records {
+                Some(records) => records.by_id.keys().cloned().collect(),
+                None => shared
+                    .keys
+                    .owners(part, 2 * ROWS)
+                    .await?
+                    .into_iter()
+                    .map(Arc::from)
+                    .collect::<Vec<_>>(),
+            };
+            for owner in others {
+                owners.entry(owner).or_default();
             }
         }
         let mut rows: Vec<_> = owners.into_iter().collect();
         rows.sort_by_cached_key(|(_, totals)| Reverse(totals.total()));
-        let shown = rows.iter().take(ROWS).map(|(id, _)| &**id);
-        let records = match shared.keys.owner_admin() {
-            Some(admin) => Some(records_of(admin, part, shown).await?),
-            None => None,
-        };
+        if let Some(records) = &mut records {
+            let shown = rows.iter().take(ROWS).map(|(id, _)| &**id);
+            records.complete(shown).await?;
+        }
         Ok(Self {
             summary,
             rows,
-            records,
+            records: records.map(|records| records.by_id),
             suggested: owner_field::suggested(shared).await?,
         })
     }
@@ -201,29 +217,43 @@ impl Owners {
     }
 }
 
-/// The records of these owners, whose ids contain `part`.
-async fn records_of<'a>(
-    admin: &dyn OwnerAdmin,
-    part: &str,
-    ids: impl Iterator<Item = &'a str>,
-) -> Result<HashMap<Arc<str>, Owner>, Failure> {
-    let query = OwnerQuery::new()
-        .contains(part)
-        .limit(PageRequest::MAX_LIMIT);
-    let page = admin.list_owners(&query).await?;
-    let known = page
-        .items
-        .into_iter()
-        .map(|owner| (owner.id.clone(), owner));
-    let mut records: HashMap<_, _> = known.collect();
-    for id in ids.filter(|_| page.next.is_some()) {
-        if !records.contains_key(id)
-            && let Some(owner) = admin.owner(id).await?
-        {
-            records.insert(owner.id.clone(), owner);
-        }
+/// The records of owners whose id or name contains a text.
+struct Records<'a> {
+    admin: &'a dyn OwnerAdmin,
+    by_id: HashMap<Arc<str>, Owner>,
+    /// Whether there are more.
+    has_more: bool,
+}
+
+impl<'a> Records<'a> {
+    /// `None` if the store has no owners.
+    async fn read(shared: &'a Shared, part: &str) -> Result<Option<Self>, Failure> {
+        let Some(admin) = shared.keys.owner_admin() else {
+            return Ok(None);
+        };
+        let query = OwnerQuery::new().contains(part);
+        let page = admin
+            .list_owners(&query.limit(PageRequest::MAX_LIMIT))
+            .await?;
+        let by_id = page.items.into_iter();
+        Ok(Some(Self {
+            admin,
+            by_id: by_id.map(|owner| (owner.id.clone(), owner)).collect(),
+            has_more: page.next.is_some(),
+        }))
     }
-    Ok(records)
+
+    /// Adds the records of these owners.
+    async fn complete(&mut self, ids: impl Iterator<Item = &str>) -> Result<(), Failure> {
+        for id in ids.filter(|_| self.has_more) {
+            if !self.by_id.contains_key(id)
+                && let Some(owner) = self.admin.owner(id).await?
+            {
+                self.by_id.insert(owner.id.clone(), owner);
+            }
+        }
+        Ok(())
+    }
 }
 
 /// The heads of [`amounts`].

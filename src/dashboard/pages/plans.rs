@@ -11,7 +11,7 @@ use maud::{Markup, html};
 use super::components::{self, Input, caption, choice_or, name, name_of_owner, none};
 use super::limit_fields::{OF_PLAN_KEYS, OF_PLAN_OWNERS};
 use super::posted_form::PostedForm;
-use super::{Failure, limit_text, page, redirect_with};
+use super::{Failure, limit_text, page, previous, redirect_with};
 use crate::dashboard::flash::{Done, Flash};
 use crate::dashboard::form::{FieldErrors, FormFields};
 use crate::dashboard::owner_path::owner_path;
@@ -137,17 +137,20 @@ pub(in crate::dashboard) async fn edit_form(
     let found = async {
         let plan = named(&shared, &fields).await?;
         let users = Users::read(&shared, &plan.name).await?;
-        let fields: FormFields = [
-            OF_PLAN_KEYS.of(&plan.key_limits),
-            OF_PLAN_OWNERS.of(&plan.owner_limits),
-        ]
-        .into_iter()
-        .collect();
+        let fields = fields_of(&plan);
         let wrong = FieldErrors::default();
         let users = users.section(&context);
         Ok::<_, Failure>(shown(&context, Some(&plan), &fields, &wrong, Some(&users)))
     };
     found.await.unwrap_or_else(|failure| failure.page(&context))
+}
+
+fn fields_of(plan: &Plan) -> FormFields {
+    let fields = [
+        OF_PLAN_KEYS.of(&plan.key_limits),
+        OF_PLAN_OWNERS.of(&plan.owner_limits),
+    ];
+    fields.into_iter().collect()
 }
 
 /// The plan in the query.
@@ -185,6 +188,7 @@ fn shown(
             }
             (OF_PLAN_KEYS.inputs(fields, wrong))
             (OF_PLAN_OWNERS.inputs(fields, wrong))
+            @if let Some(plan) = plan { (previous::inputs(&fields_of(plan))) }
             button type="submit" .primary { @if plan.is_some() { "Save" } @else { "Create" } }
             " " a .button href=(context.at("/plans")) { "Cancel" }
             @if let Some(plan) = plan {
@@ -225,7 +229,14 @@ pub(in crate::dashboard) async fn edit(
 ) -> Response {
     let edited = async {
         let plan = named(&shared, &query).await?;
-        let (known, wrong) = (plan.clone(), FieldErrors::default());
+        let (known, mut wrong) = (plan.clone(), FieldErrors::default());
+        // Both fields are replaced, so do not overwrite a concurrent change of either.
+        let now = fields_of(&plan);
+        if previous::is_outdated(&now, &previous::of(&fields, &now), |_| true) {
+            wrong.add("", previous::CHANGED);
+            let page = shown(&context, Some(&plan), &now, &wrong, None);
+            return Ok((StatusCode::CONFLICT, page).into_response());
+        }
         save(&shared, &context, plan, Some(&known), &fields, wrong).await
     };
     edited
