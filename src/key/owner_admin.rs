@@ -13,8 +13,8 @@ use crate::page::Page;
 /// A store in which owners and plans can be administered, which
 /// [`KeyAdmin::owner_admin`](super::KeyAdmin::owner_admin) returns.
 ///
-/// An owner comes into being when a key first names it, in the transaction that writes the key. Every later change has an
-/// entry in the audit log, if there is one, written in the same transaction as the change.
+/// An owner is created when a key first names it, in the transaction that writes the key, or by its first change. Changes
+/// have an entry in the audit log, if there is one, written in the same transaction.
 ///
 /// Implement with `#[async_trait]` (re-exported as `keytally::async_trait`).
 ///

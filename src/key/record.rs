@@ -176,8 +176,8 @@ pub struct KeyRecord {
     pub key: Key,
     /// The digest of its secret.
     pub digest: Digest,
-    /// What applies to the key because of its plan and its owner. Lookups resolve it; stores ignore it in records that are
-    /// created. The default in stores without plans and owners.
+    /// The limits and the status that the key has from its plan and its owner. Lookups resolve it; stores ignore it in
+    /// records that are created. The default in stores without plans and owners.
     #[serde(default, skip_serializing_if = "Policy::is_empty")]
     pub policy: Policy,
     /// The encrypted secret of a [recoverable](Key::recoverable) key. Present only in records passed to

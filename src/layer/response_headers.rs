@@ -40,7 +40,7 @@ pub const RESPONSE_HEADERS: [HeaderName; 8] = [
 pub enum HeaderStyle {
     /// `RateLimit-Policy: "burst";q=100;w=60` and `RateLimit: "burst";r=50;t=30`, after
     /// [draft-ietf-httpapi-ratelimit-headers-10](https://datatracker.ietf.org/doc/draft-ietf-httpapi-ratelimit-headers/),
-    /// with an item for each limit of the key: `q` requests are allowed per `w` seconds, `r` remain, and the limit
+    /// with an item for each limit of the key and its owner: `q` requests are allowed per `w` seconds, `r` remain, and the limit
     /// is fully replenished after `t` seconds.
     #[default]
     Draft,

@@ -25,7 +25,7 @@ use crate::usage::RejectionReason;
 
 /// Layer that sets the cost of requests to a route.
 ///
-/// The rate limits of the key are charged this cost in place of that of the [`ApiKeyLayer`](super::ApiKeyLayer) around it,
+/// The rate limits of the key and its owner are charged this cost in place of that of the [`ApiKeyLayer`](super::ApiKeyLayer) around it,
 /// and the recorded usage has it. Requests that exceed a limit are rejected with 429, or `RESOURCE_EXHAUSTED` over gRPC,
 /// at no cost. A cost of 0 is free. Requests without a verified key pass. Without a surrounding layer, requests are
 /// answered with 500, or `INTERNAL` over gRPC, and an error is logged.

@@ -26,8 +26,9 @@ use crate::sync::Mutex;
 /// usage are removed, which changes no decision. If none can be removed, further keys are rejected instead of being
 /// admitted without limits.
 ///
-/// An account tracks usage by limit name, for up to 32 different limits while they are in use or have usage. Beyond that, a limit that is not in use is replaced if another limit of the same name has its usage;
-/// otherwise, new limits are rejected.
+/// An account tracks usage by limit name, for up to 32 different limits while they are in use or have usage. Beyond
+/// that, a limit that is not in use is replaced if another limit of the same name has its usage; otherwise, new limits
+/// are rejected.
 #[derive(Debug)]
 pub struct LocalLimiter {
     shards: Box<[Mutex<Shard>]>,

@@ -37,8 +37,7 @@ pub enum Cause {
 /// The reason why the layer rejected a request.
 ///
 /// Clients see less than this: all reasons from [`RejectionReason::Missing`] to
-/// [`RejectionReason::OwnerSuspended`]
-/// produce the same response.
+/// [`RejectionReason::OwnerSuspended`] produce the same response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]

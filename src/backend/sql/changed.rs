@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::id::KeyId;
 use crate::key::InvalidationFeed;
 
-/// What a transaction changed.
+/// A change to announce.
 #[derive(Debug, Clone, PartialEq)]
 pub(in crate::backend) enum Changed {
     Key(KeyId),
@@ -28,7 +28,7 @@ impl Changed {
 
 #[cfg(feature = "postgres")]
 impl Changed {
-    /// The payload of a notification. Processes of before schema version 4 evict everything if it is not a key id.
+    /// The payload of a notification. Processes with a schema version before 4 evict everything if it is not a key id.
     pub(in crate::backend) fn payload(&self) -> Cow<'_, str> {
         match self {
             Self::Key(id) => id.as_str().into(),

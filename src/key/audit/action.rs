@@ -14,7 +14,7 @@ use crate::parse_error::ParseError;
 #[non_exhaustive]
 pub enum AuditAction {
     /// The key was created: issued, imported or the successor in a rotation; or the plan or owner was created. An owner that
-    /// comes into being with a key has no entry.
+    /// is created with a key has no entry.
     Created,
     /// Fields of the key, owner or plan were updated.
     Updated,

@@ -45,7 +45,7 @@ pub struct AuditEntry {
     pub actor: Option<String>,
     /// The action.
     pub action: AuditAction,
-    /// What the action applies to. In JSON, a field `key`, `owner` or `plan`.
+    /// The subject. In JSON, a field `key`, `owner` or `plan`.
     #[serde(flatten)]
     pub subject: AuditSubject,
     /// The subject before the action; `None` if it was created.

@@ -1,4 +1,4 @@
-//! What an audit entry is about.
+//! The subjects of audit entries.
 
 use std::sync::Arc;
 
@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::id::KeyId;
 use crate::key::{Key, Owner, Plan};
 
-/// What an action applies to.
+/// The subject of an action.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
