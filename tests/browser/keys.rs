@@ -179,7 +179,7 @@ async fn a_deleted_key_is_rejected() {
         let audit = pages.rows("Actor").await;
         let entries: Vec<_> = audit
             .iter()
-            .filter(|row| row["Key"].starts_with("Courier"))
+            .filter(|row| row["Subject"].starts_with("Courier"))
             .collect();
         let actions: Vec<_> = entries.iter().map(|row| &*row["Action"]).collect();
         assert_eq!(actions, ["deleted", "created"]);

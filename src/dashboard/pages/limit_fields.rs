@@ -24,6 +24,8 @@ pub(super) struct LimitFields {
     /// Precedes the names of the fields of each limit.
     prefix: &'static str,
     legend: &'static str,
+    /// The labels of the number and the period.
+    labels: [&'static str; 2],
     hint: &'static str,
     max: usize,
 }
@@ -33,6 +35,7 @@ pub(super) const OF_KEY: LimitFields = LimitFields {
     name: "limits",
     prefix: "limit",
     legend: "Rate limits",
+    labels: ["Rate limit", "Period"],
     hint: "Leave empty for the limits of the plan, or else the service defaults.",
     max: RateLimit::MAX_PER_KEY,
 };
@@ -42,6 +45,7 @@ pub(super) const OF_OWNER: LimitFields = LimitFields {
     name: "limits",
     prefix: "limit",
     legend: "Rate limits of all keys together",
+    labels: ["Rate limit", "Period"],
     hint: "Leave empty for the limits of the plan.",
     max: RateLimit::MAX_PER_OWNER,
 };
@@ -51,6 +55,7 @@ pub(super) const OF_PLAN_KEYS: LimitFields = LimitFields {
     name: "key-limits",
     prefix: "key-limit",
     legend: "Rate limits of each key",
+    labels: ["Rate limit", "Period"],
     hint: "For keys without limits of their own. Leave empty for the limits of the owner's plan, or else the service defaults.",
     max: RateLimit::MAX_PER_KEY,
 };
@@ -60,6 +65,7 @@ pub(super) const OF_PLAN_OWNERS: LimitFields = LimitFields {
     name: "owner-limits",
     prefix: "owner-limit",
     legend: "Rate limits of all keys of an owner together",
+    labels: ["Shared rate limit", "Shared period"],
     hint: "For owners without limits of their own.",
     max: RateLimit::MAX_PER_OWNER,
 };
@@ -234,14 +240,14 @@ impl LimitFields {
         html! {
             .limit {
                 p .field {
-                    label for=(id("")) { "Rate limit" (and) }
+                    label for=(id("")) { (self.labels[0]) (and) }
                     input type="text" inputmode="numeric" id=(id("")) name=(id("")) value=(row.requests)
                         placeholder="100" autofocus[focused] autocomplete="off"
                         aria-invalid=[row.is_wrong.then_some("true")]
                         aria-describedby=[row.is_wrong.then(|| format!("{}-wrong", self.name))];
                 }
                 p .field {
-                    label for=(id("-period")) { "Period" (and) }
+                    label for=(id("-period")) { (self.labels[1]) (and) }
                     select id=(id("-period")) name=(id("-period")) {
                         @for (value, label) in PERIODS.into_iter().chain(other) {
                             option value=(value) selected[value == row.period] { (label) }
