@@ -292,7 +292,8 @@ async fn plans_are_kept(owners: &dyn OwnerAdmin, fixture: &Fixture) {
     let mut kept = Vec::new();
     for text in tricky_strings() {
         let mut plan = Plan::new(text.chars().take(80).collect::<String>(), fixture.now);
-        plan.name = format!("{} {}", plan.name, fixture.tag).into();
+        // Without surrounding whitespace.
+        plan.name = format!("x{} {}", plan.name, fixture.tag).into();
         plan.key_limits = limits(3);
         plan.owner_limits = vec![
             RateLimit::per(7, Duration::from_nanos(1_234_567_891)).with_name("odd"),
@@ -568,7 +569,8 @@ async fn invalid_owners_and_plans_are_rejected(owners: &dyn OwnerAdmin, fixture:
         key_limits: invalid,
         ..plan(fixture, "invalid")
     };
-    for plan in [plan, Plan::new("\0", fixture.now)] {
+    let padded = Plan::new(" a", fixture.now);
+    for plan in [plan, padded, Plan::new("\0", fixture.now)] {
         fails_with(
             owners.set_plan(plan.clone(), Actor::SYSTEM).await,
             "StoreError::InvalidPlan",
