@@ -384,6 +384,45 @@ mod outages {
         assert!(replica.response("ROLE").contains("master"));
     }
 
+    /// The clock of the server is set back by an hour: the usage that was seen does not stay until then.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn limits_are_restored_after_the_clock_is_set_back() {
+        let server = Server::start();
+        let limiter = RedisLimiter::new(config(&server).own_time());
+        let limits = [RateLimit::per_second(1).with_burst(5)];
+        let handle = handle(&limiter, &limits);
+        let [clock, set_back] = ["2026-11-01T10:00:00Z", "2026-11-01T09:00:00Z"]
+            .map(|time| Clock::manual(time.parse().unwrap()));
+        let first = decision(handle.acquire(5, clock.now())).await;
+        assert!(first.is_allowed());
+        set_back.advance(Duration::from_millis(1_100));
+        let rejected = decision(handle.acquire(1, set_back.now())).await;
+        // At most the whole burst is spent.
+        assert_eq!(rejected.wait(), Some(Duration::from_secs(1)));
+        set_back.advance(Duration::from_secs(2));
+        let admitted = decision(handle.acquire(1, set_back.now())).await;
+        assert!(admitted.is_allowed(), "{admitted:?}");
+        assert_eq!(admitted.statuses()[0].remaining, 1);
+    }
+
+    #[test]
+    fn sentinel_requires_sentinels_and_a_tcp_server() {
+        let sentinel = |sentinels: &[&str], server| {
+            RedisConfig::sentinel("keytally", sentinels.iter().copied(), server)
+        };
+        assert!(sentinel(&["redis://127.0.0.1:26379"], "redis://redis/0").is_ok());
+        for (sentinels, server) in [
+            (&[][..], "redis://redis/0"),
+            (&["redis://127.0.0.1:26379"], "unix:///run/redis.sock"),
+            (&["http://127.0.0.1:26379"], "redis://redis/0"),
+        ] {
+            assert!(
+                sentinel(sentinels, server).is_err(),
+                "{sentinels:?} {server}"
+            );
+        }
+    }
+
     #[test]
     fn invalid_urls_reveal_no_password() {
         let error = RedisConfig::new("redis://:hunter2@host:notaport")
