@@ -20,6 +20,7 @@ use crate::dashboard::return_path::ReturnPath;
 use crate::dashboard::state::Shared;
 use crate::key::{InvalidPlan, KeyQuery, OwnerAdmin, OwnerQuery, Plan, StoreError};
 use crate::limit::RateLimit;
+use crate::telemetry;
 
 /// The field with the name of a new plan, and the query parameter with the name of an existing one.
 const NAME: &str = "name";
@@ -71,7 +72,8 @@ pub(super) async fn choice(
         None => Ok(Vec::new()),
     };
     let plans = plans.unwrap_or_else(|error| {
-        let _ = Failure::down(&error);
+        let error: &dyn std::error::Error = &error;
+        telemetry::error!(error, "plans unavailable");
         Vec::new()
     });
     let chosen = fields.get(PLAN);
