@@ -226,6 +226,27 @@ mod prompt_revocation {
     }
 
     #[tokio::test]
+    async fn limits_of_a_plan_changed_in_another_process_are_reported_after_the_ttl() {
+        let clock = Clock::manual("2026-11-01T10:00:00Z".parse().unwrap());
+        let store = Remote::default();
+        let ttl = Duration::from_secs(30);
+        let layer = ApiKeyLayer::new(store.clone())
+            .clock(clock.clone())
+            .cache(CacheConfig::new().ttl(ttl));
+        set_plan(&store.inner, "pro", 5).await;
+        let key = issue(&store.inner, NewKey::new("x").plan("pro")).await;
+        let burst = async || {
+            let statuses = layer.limit_statuses(&key.key).await.unwrap();
+            statuses[0].0.burst()
+        };
+        assert_eq!(burst().await, 5);
+        set_plan(&store.inner, "pro", 6).await;
+        assert_eq!(burst().await, 5);
+        clock.advance(ttl);
+        assert_eq!(burst().await, 6);
+    }
+
+    #[tokio::test]
     async fn changes_through_a_cached_store_reach_its_caches() {
         let store = CachedStore::new(MemoryBackend::new());
         let layer = ApiKeyLayer::new(store.clone()).cache(CacheConfig::new());
