@@ -385,7 +385,6 @@ async fn damaged_record_is_set_aside<B: Backend>(
         event.time -= 10.minutes();
     }
     one.write(&Batch::new(intact.clone())).await.unwrap();
-    // The background task ends.
     while number(RECORDS).await > 0 {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
@@ -398,13 +397,18 @@ async fn damaged_record_is_set_aside<B: Backend>(
         ))
         .await;
     };
-    for (ready, record) in [
+    let unreadable = "SELECT count(*) FROM keytally_rollup_records WHERE unreadable";
+    let damaged = [
         (false, &b""[..]),
         (true, b"\x01\0\0\0\0\x01"),
         (false, b"\x02"),
-    ] {
+    ];
+    for (set_aside, (ready, record)) in damaged.into_iter().enumerate() {
         insert(1, ready, record).await;
-        other.summary(&all).await.unwrap_err();
+        // The last pass of the background task may still be running and set it aside.
+        if other.summary(&all).await.is_ok() {
+            assert_eq!(number(unreadable).await, set_aside as i64 + 1);
+        }
         one.merge().await.unwrap();
         assert_exact(other, &intact).await;
     }
@@ -413,7 +417,6 @@ async fn damaged_record_is_set_aside<B: Backend>(
     one.merge().await.unwrap();
     assert_exact(other, &intact).await;
     assert_eq!(number(RECORDS).await, 5);
-    let unreadable = "SELECT count(*) FROM keytally_rollup_records WHERE unreadable";
     assert_eq!(number(unreadable).await, 3);
     let backlog = other.merge_backlog().await.unwrap().unwrap();
     assert_eq!(
