@@ -18,6 +18,6 @@ pub use limiter::{
 pub use local::LocalLimiter;
 pub use rate_limit::{InvalidLimit, RateLimit};
 #[cfg(feature = "redis")]
-pub use redis::{RedisConfig, RedisFallback, RedisLimiter};
+pub use redis::{LeaseConfig, RedisConfig, RedisFallback, RedisLimiter};
 pub(crate) use sketch::{Charge, RateSketch};
 pub use subject::{Subject, SubjectLimits};

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use keytally::limit::{
-    LimitHandle, LimitResponse, Limiter, RateLimit, RedisConfig, RedisFallback, RedisLimiter,
-    Subject, SubjectLimits,
+    LeaseConfig, LimitHandle, LimitResponse, Limiter, RateLimit, RedisConfig, RedisFallback,
+    RedisLimiter, Subject, SubjectLimits,
 };
 use keytally::{Clock, KeyId};
 
@@ -15,7 +15,10 @@ use crate::given;
 const TASKS: usize = 8;
 
 pub(crate) async fn run() {
-    let config = RedisConfig::new(&given("KEYTALLY_TEST_URL")).unwrap();
+    let mut config = RedisConfig::new(&given("KEYTALLY_TEST_URL")).unwrap();
+    if given("KEYTALLY_TEST_LEASES") == "true" {
+        config = config.leases(LeaseConfig::new());
+    }
     let limiter = RedisLimiter::new(config.fallback(RedisFallback::Reject));
     let limits = |name| -> Vec<RateLimit> { serde_json::from_str(&given(name)).unwrap() };
     let (of_key, of_owner) = (limits("KEYTALLY_TEST_KEY"), limits("KEYTALLY_TEST_OWNER"));

@@ -34,12 +34,20 @@ impl Admitted {
     }
 }
 
-fn start(server: &Server, of_key: &RateLimit, of_owner: &RateLimit) -> Process {
+/// What the processes share.
+struct Limits {
+    of_key: RateLimit,
+    of_owner: RateLimit,
+    leases: bool,
+}
+
+fn start(server: &Server, limits: &Limits) -> Process {
     let json = |limit: &RateLimit| serde_json::to_string(&[limit]).unwrap();
     let variables = [
         ("KEYTALLY_TEST_URL", server.url()),
-        ("KEYTALLY_TEST_KEY", json(of_key)),
-        ("KEYTALLY_TEST_OWNER", json(of_owner)),
+        ("KEYTALLY_TEST_KEY", json(&limits.of_key)),
+        ("KEYTALLY_TEST_OWNER", json(&limits.of_owner)),
+        ("KEYTALLY_TEST_LEASES", limits.leases.to_string()),
         ("KEYTALLY_TEST_KEYS", KEYS.to_string()),
     ];
     let variables = variables.each_ref().map(|(name, value)| (*name, &**value));
@@ -47,8 +55,8 @@ fn start(server: &Server, of_key: &RateLimit, of_owner: &RateLimit) -> Process {
 }
 
 /// Checks each interval from a request to an admission: what was requested and admitted in it was also decided in it.
-/// After each loss of data, a limit may admit its burst once more.
-fn check(limit: &RateLimit, admitted: &mut [&Admitted], losses: &[u128]) {
+/// After each loss of data, a limit may admit its burst once more. `leased` is the cost that may have been leased before.
+fn check(limit: &RateLimit, leased: u32, admitted: &mut [&Admitted], losses: &[u128]) {
     admitted.sort_by_key(|one| one.requested);
     let per_request = limit.period().as_nanos() / u128::from(limit.requests());
     for (first, from) in admitted.iter().map(|one| one.requested).enumerate() {
@@ -65,7 +73,8 @@ fn check(limit: &RateLimit, admitted: &mut [&Admitted], losses: &[u128]) {
             let lost = losses
                 .iter()
                 .filter(|&&at| at + LONGEST >= from && at <= one.admitted);
-            let bursts = u128::from(limit.burst()) * (1 + lost.count() as u128);
+            let burst = u128::from(limit.burst() + leased);
+            let bursts = burst * (1 + lost.count() as u128);
             assert!(
                 total * per_request <= bursts * per_request + elapsed,
                 "{limit:?} admitted {total} in {elapsed} ns"
@@ -74,13 +83,26 @@ fn check(limit: &RateLimit, admitted: &mut [&Admitted], losses: &[u128]) {
     }
 }
 
-fn run(time: Duration, loses_data: bool) {
+fn exact() -> Limits {
+    Limits {
+        of_key: RateLimit::per_second(60).with_burst(15),
+        of_owner: RateLimit::per_second(120).with_burst(30),
+        leases: false,
+    }
+}
+
+/// A tenth of each burst is leased at most.
+fn leased() -> Limits {
+    Limits {
+        of_key: RateLimit::per_second(400).with_burst(500),
+        of_owner: RateLimit::per_second(800).with_burst(1_000),
+        leases: true,
+    }
+}
+
+fn run(limits: &Limits, time: Duration, loses_data: bool) {
     let mut server = Server::start();
-    let of_key = RateLimit::per_second(60).with_burst(15);
-    let of_owner = RateLimit::per_second(120).with_burst(30);
-    let mut processes: Vec<_> = (0..PROCESSES)
-        .map(|_| start(&server, &of_key, &of_owner))
-        .collect();
+    let mut processes: Vec<_> = (0..PROCESSES).map(|_| start(&server, limits)).collect();
     let (mut lines, mut losses) = (Vec::new(), Vec::new());
     let end = Instant::now() + time;
     while Instant::now() < end {
@@ -100,7 +122,7 @@ fn run(time: Duration, loses_data: bool) {
             3 => {
                 let killed = processes.swap_remove(fastrand::usize(..PROCESSES));
                 lines.extend(killed.kill());
-                processes.push(start(&server, &of_key, &of_owner));
+                processes.push(start(&server, limits));
             }
             4 => {
                 server.command("FLUSHALL");
@@ -115,11 +137,18 @@ fn run(time: Duration, loses_data: bool) {
     }
     lines.extend(processes.into_iter().flat_map(Process::kill));
     let admitted: Vec<_> = lines.iter().filter_map(|line| Admitted::of(line)).collect();
+    let Limits {
+        of_key,
+        of_owner,
+        leases,
+    } = limits;
+    let most = |limit: &RateLimit| if *leases { limit.burst() / 10 } else { 0 };
     for key in 0..KEYS {
         let mut of_this: Vec<_> = admitted.iter().filter(|one| one.key == key).collect();
-        check(&of_key, &mut of_this, &losses);
+        check(of_key, most(of_key), &mut of_this, &losses);
     }
-    check(&of_owner, &mut admitted.iter().collect::<Vec<_>>(), &losses);
+    let mut all: Vec<_> = admitted.iter().collect();
+    check(of_owner, most(of_owner), &mut all, &losses);
     let total: u128 = admitted.iter().map(|one| one.cost).sum();
     assert!(
         total > u128::from(of_owner.burst()),
@@ -144,10 +173,20 @@ fn time() -> Duration {
 
 #[test]
 fn limits_hold_over_processes_through_failures() {
-    run(time(), false);
+    run(&exact(), time(), false);
 }
 
 #[test]
 fn lost_data_admits_one_more_burst_at_most() {
-    run(time(), true);
+    run(&exact(), time(), true);
+}
+
+#[test]
+fn leases_exceed_limits_by_their_units_at_most() {
+    run(&leased(), time(), false);
+}
+
+#[test]
+fn lost_data_admits_one_more_burst_and_its_leases_at_most() {
+    run(&leased(), time(), true);
 }

@@ -11,8 +11,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use keytally::limit::{
-    Decision, LimitError, LimitHandle, LimitResponse, Limiter, LocalLimiter, RateLimit,
-    RedisConfig, RedisFallback, RedisLimiter, Subject, SubjectLimits,
+    Decision, LeaseConfig, LimitError, LimitHandle, LimitResponse, Limiter, LocalLimiter,
+    RateLimit, RedisConfig, RedisFallback, RedisLimiter, Subject, SubjectLimits,
 };
 use keytally::{Clock, KeyId, Now};
 use proptest::prelude::*;
@@ -201,20 +201,248 @@ mod exact_shared_limits {
                 Clock::system().now(),
             )
             .unwrap();
-        let clock = Clock::manual("2026-11-01T10:00:00Z".parse().unwrap());
+        let clock = Clock::system();
         assert!(decision(handle.acquire(5, clock.now())).await.is_allowed());
-        let first = decision(handle.acquire(1, clock.now())).await;
-        let wait = first.wait().unwrap();
-        clock.advance(Duration::from_millis(900));
-        let LimitResponse::Ready(second) = handle.acquire(1, clock.now()) else {
-            panic!("the rejection was not remembered");
-        };
-        assert_eq!(second.wait().unwrap(), wait - Duration::from_millis(900));
-        clock.advance(Duration::from_millis(200));
+        let requested = clock.now();
+        let first = decision(handle.acquire(1, requested)).await;
+        let first = first.wait().unwrap();
+        let mut age = Duration::ZERO;
+        // The clock may step back by microseconds.
+        let margin = Duration::from_millis(1);
+        while age < Duration::from_millis(900) {
+            let LimitResponse::Ready(second) = handle.acquire(1, clock.now()) else {
+                break;
+            };
+            age = clock.now().since(requested);
+            let second = second.wait().unwrap();
+            assert!(second <= first + margin && second + age + margin >= first);
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        assert!(age > Duration::from_millis(500), "{age:?}");
+        tokio::time::sleep(Duration::from_millis(1_100)).await;
         assert!(matches!(
             handle.acquire(1, clock.now()),
             LimitResponse::Pending(_)
         ));
+    }
+}
+
+mod leases {
+    use super::*;
+
+    fn leasing(server: &Server, leases: LeaseConfig) -> RedisLimiter {
+        RedisLimiter::new(config(server).own_time().leases(leases))
+    }
+
+    fn handle(limiter: &RedisLimiter, limits: &[RateLimit]) -> Arc<dyn LimitHandle> {
+        limiter
+            .attach(&[SubjectLimits::new(key(), limits)], Clock::system().now())
+            .unwrap()
+    }
+
+    /// The number of requests that were decided without waiting, of those that were admitted, each a millisecond after
+    /// the last one.
+    async fn immediate(handle: &Arc<dyn LimitHandle>, clock: &Clock, requests: u32) -> [u32; 2] {
+        let [mut immediate, mut admitted] = [0, 0];
+        for _ in 0..requests {
+            clock.advance(Duration::from_millis(1));
+            let response = handle.acquire(1, clock.now());
+            let is_ready = matches!(response, LimitResponse::Ready(_));
+            if decision(response).await.is_allowed() {
+                admitted += 1;
+                immediate += u32::from(is_ready);
+            }
+            // Of the task that refills.
+            tokio::task::yield_now().await;
+        }
+        [immediate, admitted]
+    }
+
+    fn clock() -> Clock {
+        Clock::manual("2026-11-01T10:00:00Z".parse().unwrap())
+    }
+
+    /// The leased units that Redis has recorded.
+    fn recorded(server: &Server) -> u32 {
+        let leases = server.response(&format!("HGET keytally:limits:{{{KEY}}} \"\\x01\""));
+        let units = leases
+            .split_whitespace()
+            .filter_map(|it| it.split_once(':'));
+        units.map(|(_, units)| units.parse::<u32>().unwrap()).sum()
+    }
+
+    #[tokio::test]
+    async fn requests_within_a_lease_do_not_wait() {
+        let server = Server::start();
+        let limiter = leasing(&server, LeaseConfig::new());
+        let handle = handle(&limiter, &[RateLimit::per_second(10_000)]);
+        let clock = clock();
+        let [immediate, admitted] = immediate(&handle, &clock, 1_000).await;
+        assert_eq!(admitted, 1_000);
+        assert!(immediate > 500, "{immediate}");
+        assert!((1..=1_000).contains(&recorded(&server)));
+        // Each unit is charged once: what is left in Redis and in the lease.
+        let LimitResponse::Ready(leased) = handle.acquire(1, clock.now()) else {
+            panic!("there is no lease");
+        };
+        let other = RedisLimiter::new(config(&server).own_time());
+        let other = super::leases::handle(&other, &[RateLimit::per_second(10_000)]);
+        let exact = decision(other.peek(clock.now())).await.statuses()[0].remaining;
+        let with_lease = leased.statuses()[0].remaining;
+        assert!(
+            (exact..=exact + 1_000).contains(&with_lease),
+            "{with_lease} {exact}"
+        );
+    }
+
+    /// Four processes in arbitrary order, at arbitrary times: what they admit is within the burst, with the tenth that is
+    /// leased.
+    #[test]
+    fn admitted_costs_stay_within_the_stated_bound() {
+        #[derive(Debug, Clone)]
+        enum Step {
+            Acquire(u32),
+            /// So many requests.
+            Burst(u32),
+            Recharge(u32),
+        }
+        let server = Server::start();
+        let runtime = runtime();
+        let _entered = runtime.enter();
+        let limiters = [(); 4].map(|()| leasing(&server, LeaseConfig::new()));
+        let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig {
+            cases: 100,
+            failure_persistence: None,
+            ..Default::default()
+        });
+        let step = prop_oneof![
+            4 => (1u32..8).prop_map(Step::Acquire),
+            4 => (1u32..60).prop_map(Step::Burst),
+            2 => (0u32..8).prop_map(Step::Recharge),
+        ];
+        let steps = proptest::collection::vec((0u64..60_000, 0usize..4, step), 1..80);
+        let (number, immediate) = (std::cell::Cell::new(0), std::cell::Cell::new(0));
+        let test = |steps: Vec<(u64, usize, Step)>| {
+            number.set(number.get() + 1);
+            let id: KeyId = format!("{:016}", number.get()).parse().unwrap();
+            let clock = clock();
+            let limits = [
+                RateLimit::per_second(1_000).with_burst(300),
+                RateLimit::per_minute(100_000)
+                    .with_burst(400)
+                    .with_name("m"),
+            ];
+            let subjects = [SubjectLimits::new(id, &limits)];
+            let handles = limiters.each_ref();
+            let handles = handles.map(|it| it.attach(&subjects, clock.now()).unwrap());
+            // When, and the cost.
+            let mut admitted: Vec<(u64, u32)> = Vec::new();
+            let mut last: [Option<(usize, Now)>; 4] = [None; 4];
+            for (micros, process, step) in steps {
+                clock.advance(Duration::from_micros(micros));
+                let now = clock.now();
+                let count = if let Step::Burst(count) = step {
+                    count
+                } else {
+                    1
+                };
+                for _ in 0..count {
+                    let (cost, replaced) = match step {
+                        Step::Acquire(cost) => (cost, None),
+                        Step::Burst(_) => (1, None),
+                        Step::Recharge(cost) => (cost, last[process]),
+                    };
+                    let response = match replaced {
+                        Some((index, at)) => {
+                            handles[process].recharge(admitted[index].1, at, cost, now)
+                        }
+                        None => handles[process].acquire(cost, now),
+                    };
+                    if matches!(response, LimitResponse::Ready(_)) {
+                        immediate.set(immediate.get() + 1);
+                    }
+                    if !runtime.block_on(decision(response)).is_allowed() {
+                        continue;
+                    }
+                    match replaced {
+                        // Returned as if it had never been admitted. More is admitted now.
+                        Some((index, _)) => {
+                            let before = admitted[index].1;
+                            admitted[index].1 = before.min(cost);
+                            admitted.push((now.elapsed_nanos(), cost.saturating_sub(before)));
+                            last[process] = None;
+                        }
+                        None => {
+                            last[process] = Some((admitted.len(), now));
+                            admitted.push((now.elapsed_nanos(), cost));
+                        }
+                    }
+                }
+            }
+            for limit in &limits {
+                let per_request = limit.period().as_nanos() as u64 / u64::from(limit.requests());
+                let most = u64::from(limit.burst() + limit.burst() / 10) * per_request;
+                let mut arrival = 0;
+                for (at, cost) in &admitted {
+                    arrival = arrival.max(*at) + u64::from(*cost) * per_request;
+                    prop_assert!(arrival - at <= most, "{limit:?} at {at}");
+                }
+            }
+            Ok(())
+        };
+        runner.run(&steps, test).unwrap();
+        assert!(immediate.get() > 100, "{}", immediate.get());
+    }
+
+    /// The lease of a process that ends is not used, and others lease as many units once it has expired.
+    #[tokio::test]
+    async fn lost_leases_expire() {
+        let server = Server::start();
+        let limits = [RateLimit::per_second(1_000).with_burst(5_000)];
+        let clock = clock();
+        let first = leasing(&server, LeaseConfig::new());
+        let handle_of = |limiter: &RedisLimiter| handle(limiter, &limits);
+        assert_eq!(immediate(&handle_of(&first), &clock, 200).await[1], 200);
+        drop(first);
+        let lost = recorded(&server);
+        assert!((1..=500).contains(&lost), "{lost}");
+        clock.advance(Duration::from_millis(1_300));
+        let second = leasing(&server, LeaseConfig::new());
+        let handle = handle_of(&second);
+        assert_eq!(immediate(&handle, &clock, 200).await[1], 200);
+        // All that time has restored is there, whatever was leased.
+        let left = decision(handle.peek(clock.now())).await.statuses()[0].remaining;
+        assert!(left >= 5_000 - 500 - 200, "{left}");
+    }
+
+    #[tokio::test]
+    async fn leases_are_spent_while_redis_is_away() {
+        let mut server = Server::start();
+        let config = config(&server).own_time().leases(LeaseConfig::new());
+        let limiter = RedisLimiter::new(config.fallback(RedisFallback::Reject));
+        let handle = handle(&limiter, &[RateLimit::per_second(10_000)]);
+        let clock = clock();
+        assert_eq!(immediate(&handle, &clock, 300).await[1], 300);
+        server.kill();
+        until(|| !limiter.is_available()).await;
+        let mut count = 0;
+        while let LimitResponse::Ready(decision) = handle.acquire(1, clock.now()) {
+            assert!(decision.is_allowed());
+            count += 1;
+        }
+        assert!((1..=1_000).contains(&count), "{count}");
+        let response = handle.acquire(1, clock.now());
+        assert!(matches!(
+            try_decision(response).await,
+            Err(LimitError::Unavailable(_))
+        ));
+    }
+
+    #[tokio::test]
+    async fn conformance_suite_passes_with_leases() {
+        let server = Server::start();
+        let config = config(&server).leases(LeaseConfig::new());
+        keytally::conformance::limiter(&RedisLimiter::new(config)).await;
     }
 }
 

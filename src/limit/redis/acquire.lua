@@ -1,18 +1,27 @@
 -- Charges costs to limits by the generic cell rate algorithm, each to all limits of a request or to none.
 --
 -- KEYS: a hash for each subject, with a field for each limit: its theoretical arrival time, as "seconds.nanoseconds". The
--- field without a name is the second up to which the hash is kept.
+-- field without a name is the second up to which the hash is kept. The field LEASES has the leased units by the time when
+-- they expire, as "milliseconds:units ".
 -- ARGV[1]: now; empty for the time of the server.
--- ARGV[2]: for each subject the number of its limits and their names. Then the number of operations, for each of them the
--- number of its limits, and for each of these:
+-- ARGV[2]: for each subject the number of its limits, 1 if it has leases, otherwise 0, and the names of its limits. Then
+-- the number of operations, for each of them the number of its limits, and for each of these:
 --   its number among all names      the time of the cost        the time of the whole burst
 --   the time to return before       the time to consume in any case       the latest known arrival time
+-- Then 1 if the operation leases units, otherwise 0. If it does:
+--   the units to lease at most      the units that are held     milliseconds until they expire
+--   the precision of the expiry     the units that were recorded before, and when they expire
+-- and for each limit the time of a unit, and the maximum number of units that are leased.
 --
--- Returns now, and for each operation 1 if it is allowed, otherwise 0, and the arrival time of each limit. Times are pairs
--- of seconds and nanoseconds, since Lua's numbers cannot represent nanoseconds since 1970.
+-- Returns now, and for each operation 1 if it is allowed, otherwise 0, the arrival time of each limit, and the number of
+-- leased units if it leases some. Times are pairs of seconds and nanoseconds, since Lua's numbers cannot represent
+-- nanoseconds since 1970.
 
 -- The seconds that a hash is kept longer than needed, so that its expiry is seldom set.
 local SPARE = 60
+local LEASES = '\1'
+-- The milliseconds after which no lease expires, unless the clock was set back.
+local LONGEST = 20000
 
 local read, call = struct.unpack, redis.call
 local now_s, now_n
@@ -45,22 +54,57 @@ local function subtract(a_s, a_n, b_s, b_n)
     return s, n
 end
 
-local names, known_s, known_n, changed, kept = {}, {}, {}, {}, {}
-local ends, last = {}, 0
+local now_ms = now_s * 1000 + math.floor(now_n / 1000000)
+
+-- The leased units by expiry, without those that have expired.
+local function parse_leases(text)
+    local leases = {}
+    for expires, units in string.gmatch(text or '', '(%d+):(%d+)') do
+        expires = math.min(tonumber(expires), now_ms + LONGEST)
+        if expires > now_ms then
+            leases[expires] = (leases[expires] or 0) + tonumber(units)
+        end
+    end
+    return leases
+end
+
+-- The largest number of units, up to a maximum, whose time is at most this.
+local function units_within(s, n, unit_s, unit_n, most)
+    local units = math.floor((s * 1000000000 + n) / (unit_s * 1000000000 + unit_n))
+    units = math.max(math.min(units, most), 0)
+    -- The quotient is rounded.
+    while units > 0 do
+        local product = units * unit_n
+        local time_s, time_n = units * unit_s + math.floor(product / 1000000000), product % 1000000000
+        if not less(s, n, time_s, time_n) then
+            return units, time_s, time_n
+        end
+        units = units - 1
+    end
+    return 0, 0, 0
+end
+
+local names, known_s, known_n, changed, leases_changed, kept = {}, {}, {}, {}, {}, {}
+local ends, last, leases, subjects = {}, 0, {}, {}
 for subject, key in ipairs(KEYS) do
-    local count
-    count, position = read('<I2', input, position)
+    local count, has_leases
+    count, has_leases, position = read('<I2B', input, position)
     local own = {}
     for index = 1, count do
         own[index], position = read('Bc0', input, position)
     end
     own[count + 1] = ''
+    own[count + 2] = has_leases == 1 and LEASES or nil
     local stored = call('HMGET', key, unpack(own))
     for index = 1, count do
         local text = stored[index]
         names[last + index] = own[index]
         known_s[last + index] = text and tonumber(string.sub(text, 1, -11)) or 0
         known_n[last + index] = text and tonumber(string.sub(text, -9)) or 0
+        subjects[last + index] = subject
+    end
+    if has_leases == 1 then
+        leases[subject] = parse_leases(stored[count + 2])
     end
     kept[subject] = tonumber(stored[count + 1]) or 0
     last = last + count
@@ -74,6 +118,7 @@ for _ = 1, operations do
     limits, position = read('B', input, position)
     allowed = 1
     local indices, before_s, before_n, after_s, after_n = {}, {}, {}, {}, {}
+    local burst_of_s, burst_of_n = {}, {}
     for limit = 1, limits do
         local index, cost_s, cost_n, burst_s, burst_n, back_s, back_n, owed_s, owed_n, seen_s, seen_n
         index, cost_s, cost_n, burst_s, burst_n, back_s, back_n, owed_s, owed_n, seen_s, seen_n, position =
@@ -97,11 +142,53 @@ for _ = 1, operations do
         end
         indices[limit], before_s[limit], before_n[limit] = index, s, n
         after_s[limit], after_n[limit] = next_s, next_n
+        burst_of_s[limit], burst_of_n[limit] = burst_s, burst_n
     end
     size = size + 1
     result[size] = allowed
     if allowed == 0 then
         after_s, after_n = before_s, before_n
+    end
+    local is_lease, granted
+    is_lease, position = read('B', input, position)
+    if is_lease == 1 then
+        local held, ttl, step, old_units, old_s, old_n
+        granted, held, ttl, step, old_units, old_s, old_n, position = read('<I4I4I4I4I4I4I4', input, position)
+        local old = math.min(old_s * 1000 + math.floor(old_n / 1000000), now_ms + LONGEST)
+        local unit_s, unit_n, totals = {}, {}, {}
+        for limit = 1, limits do
+            local most
+            unit_s[limit], unit_n[limit], most, position = read('<I4I4I4', input, position)
+            local subject = subjects[indices[limit]]
+            if not totals[subject] then
+                local recorded = leases[subject]
+                if recorded[old] then
+                    recorded[old] = math.max(recorded[old] - old_units, 0)
+                end
+                totals[subject] = held
+                for _, units in pairs(recorded) do
+                    totals[subject] = totals[subject] + units
+                end
+            end
+            -- Half of the rest, so that other processes also find some.
+            granted = math.max(math.min(granted, math.ceil((most - totals[subject]) / 2)), 0)
+            local most_s, most_n = add(now_s, now_n, burst_of_s[limit], burst_of_n[limit])
+            local room_s, room_n = subtract(most_s, most_n, after_s[limit], after_n[limit])
+            granted = units_within(room_s, room_n, unit_s[limit], unit_n[limit], granted)
+        end
+        if allowed == 0 then
+            granted = 0
+        end
+        for limit = 1, limits do
+            local product = granted * unit_n[limit]
+            after_s[limit], after_n[limit] = add(after_s[limit], after_n[limit],
+                granted * unit_s[limit] + math.floor(product / 1000000000), product % 1000000000)
+        end
+        local expires = math.ceil((now_ms + 1 + ttl) / step) * step
+        for subject in pairs(totals) do
+            leases[subject][expires] = (leases[subject][expires] or 0) + held + granted
+            leases_changed[subject] = true
+        end
     end
     for limit = 1, limits do
         local index, s, n = indices[limit], after_s[limit], after_n[limit]
@@ -112,6 +199,10 @@ for _ = 1, operations do
             changed[index] = true
         end
         known_s[index], known_n[index] = s, n
+    end
+    if is_lease == 1 then
+        size = size + 1
+        result[size] = granted
     end
 end
 
@@ -126,6 +217,17 @@ for subject, key in ipairs(KEYS) do
         end
     end
     first = ends[subject] + 1
+    if leases_changed[subject] then
+        local texts = {}
+        for expires, units in pairs(leases[subject]) do
+            if units > 0 then
+                texts[#texts + 1] = string.format('%.0f:%.0f ', expires, units)
+                latest = math.max(latest, math.ceil(expires / 1000))
+            end
+        end
+        fields[#fields + 1] = LEASES
+        fields[#fields + 1] = table.concat(texts)
+    end
     if #fields > 0 then
         -- A limit may outlast those that were changed.
         if kept[subject] < latest then

@@ -8,6 +8,7 @@ use std::time::Duration;
 use redis::aio::MultiplexedConnection;
 use redis::sentinel::SentinelClient;
 use redis::{AsyncConnectionConfig, Client, ErrorKind, RedisError, ServerErrorKind};
+use tokio::runtime::Handle;
 use tokio::sync::{Mutex, Notify, Semaphore, mpsc, oneshot};
 use tokio::time::{MissedTickBehavior, sleep, timeout};
 
@@ -61,6 +62,7 @@ pub(super) struct Shared {
     /// The number of times that Redis became unavailable.
     pub(super) failures: AtomicU64,
     queue: mpsc::Sender<Request>,
+    runtime: Handle,
     /// Wakes the task once Redis is available again.
     pub(super) closed: Notify,
     timeout: Duration,
@@ -111,6 +113,11 @@ impl Shared {
         }
     }
 
+    /// Runs a task in the background.
+    pub(super) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.runtime.spawn(task);
+    }
+
     fn open(&self, cause: &dyn std::fmt::Display) {
         if !self.is_open.swap(true, Ordering::AcqRel) {
             self.failures.fetch_add(1, Ordering::Relaxed);
@@ -133,6 +140,7 @@ pub(super) fn start(server: Server, wait: Duration) -> Arc<Shared> {
         is_open: AtomicBool::new(false),
         failures: AtomicU64::new(0),
         queue,
+        runtime: Handle::current(),
         closed: Notify::new(),
         timeout: wait,
     });
@@ -351,7 +359,6 @@ async fn call(mut connection: Connection, group: &[Request]) -> Result<Vec<Outco
         }
         result => result?,
     };
-    let limits: Vec<_> = operations.iter().map(|it| it.0.len()).collect();
-    script::decode(&value, &limits)
+    script::decode(&value, &operations)
         .map_err(|_| (ErrorKind::UnexpectedReturnType, "unexpected response").into())
 }

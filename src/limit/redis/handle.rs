@@ -8,30 +8,16 @@ use jiff::Timestamp;
 use smallvec::{SmallVec, smallvec};
 
 use super::client::Shared;
-use super::script::{Charge, Operation, Outcome};
-use crate::clock::Now;
+use super::config::RedisFallback;
+use super::lease::Lease;
+use super::script::{Charge, LeaseRequest, Operation, Outcome};
+use crate::clock::{Clock, Now};
 use crate::limit::local::{LocalHandle, decision_of};
 use crate::limit::rate::Rate;
 use crate::limit::{Decision, LimitError, LimitHandle, LimitResponse};
 
 /// The maximum age of a decision from which rejections follow, in nanoseconds. Other processes may have returned costs meanwhile.
 const MAX_AGE: u64 = 1_000_000_000;
-
-/// How requests are limited while Redis is unavailable.
-#[derive(Debug, Clone, Copy, PartialEq)]
-#[non_exhaustive]
-pub enum RedisFallback {
-    /// Each process applies this share of the limits by itself, beginning with the usage that it has last seen. The
-    /// default, with a share of 1. With three instances, a share of 1/3 keeps the limits.
-    Local {
-        /// More than 0, and at most 1.
-        share: f64,
-    },
-    /// Reject requests of keys with limits with 503.
-    Reject,
-    /// Admit all requests.
-    Admit,
-}
 
 #[derive(Debug)]
 pub(super) struct RedisHandle(pub(super) Arc<RedisLimits>);
@@ -41,6 +27,8 @@ pub(super) struct RedisHandle(pub(super) Arc<RedisLimits>);
 pub(super) struct RedisLimits {
     pub(super) shared: Arc<Shared>,
     pub(super) limits: SmallVec<[Limit; 1]>,
+    /// `None` if the limits are exact.
+    pub(super) lease: Option<Lease>,
     /// Decides while Redis is unavailable.
     pub(super) fallback: RedisFallback,
     pub(super) local: LocalHandle,
@@ -49,8 +37,10 @@ pub(super) struct RedisLimits {
     /// The outage for which `local` has the usage that was seen.
     pub(super) outage: AtomicU64,
     pub(super) latest: Mutex<Option<Outcome>>,
-    /// When the latest decision was made, in nanoseconds of the process, plus 1. 0 without any.
+    /// When the latest decision was requested, in nanoseconds of the process, plus 1. 0 without any.
     pub(super) decided_at: AtomicU64,
+    /// The nanoseconds from the request of the latest decision to the response: the arrival times may be later by so much.
+    pub(super) delay: AtomicU64,
     /// Whether decisions use the time of this process.
     pub(super) own_time: bool,
 }
@@ -61,21 +51,95 @@ pub(super) struct Limit {
     pub(super) key: Arc<str>,
     pub(super) name: Arc<str>,
     pub(super) rate: Rate,
-    /// The arrival time after the latest decision, in nanoseconds of the process.
+    /// The earliest arrival time after the latest decision, in nanoseconds of the process.
     pub(super) arrival: AtomicU64,
+    /// The maximum number of units that all processes have leased together.
+    pub(super) most_units: u32,
+}
+
+impl Limit {
+    /// The time of a unit, and the maximum number of leased units.
+    fn unit(&self) -> (u64, u32) {
+        (self.rate.per_request(), self.most_units)
+    }
 }
 
 impl LimitHandle for RedisHandle {
     fn acquire(&self, cost: u32, now: Now) -> LimitResponse {
-        self.0.charge(0, Duration::ZERO, cost, now)
+        match self.0.spend_lease(cost, now) {
+            Some(decision) => LimitResponse::Ready(decision),
+            None => self.0.charge(0, Duration::ZERO, cost, now),
+        }
     }
 
     fn recharge(&self, charged: u32, charged_at: Now, cost: u32, now: Now) -> LimitResponse {
-        self.0.charge(charged, now.since(charged_at), cost, now)
+        match self.0.correct_lease(charged, charged_at, cost, now) {
+            Some(decision) => LimitResponse::Ready(decision),
+            None => self.0.charge(charged, now.since(charged_at), cost, now),
+        }
     }
 }
 
 impl RedisLimits {
+    /// Decides within the lease, and refills it in the background.
+    #[inline]
+    fn spend_lease(self: &Arc<Self>, cost: u32, now: Now) -> Option<Decision> {
+        let lease = self.lease.as_ref().filter(|_| cost > 0)?;
+        let (left, is_low) = lease.spend(cost, now.elapsed_nanos())?;
+        if is_low {
+            self.refill(now);
+        }
+        Some(self.leased(left, now))
+    }
+
+    /// Replaces a cost within the lease.
+    fn correct_lease(
+        self: &Arc<Self>,
+        charged: u32,
+        charged_at: Now,
+        cost: u32,
+        now: Now,
+    ) -> Option<Decision> {
+        match cost.checked_sub(charged) {
+            Some(more) => self.spend_lease(more, now),
+            None => {
+                let [charged_at, at] = [charged_at, now].map(Now::elapsed_nanos);
+                let lease = self.lease.as_ref()?;
+                let left = lease.unspend(charged - cost, charged_at, at)?;
+                Some(self.leased(left, now))
+            }
+        }
+    }
+
+    /// The decision about a request within the lease, of which so many units are left.
+    #[inline]
+    fn leased(&self, left: u32, now: Now) -> Decision {
+        let now = now.elapsed_nanos();
+        let status = |limit: &Limit| {
+            let left = u64::from(left).saturating_mul(limit.rate.per_request());
+            let arrival = limit.arrival.load(Ordering::Relaxed);
+            limit
+                .rate
+                .status(arrival.saturating_sub(now).saturating_sub(left))
+        };
+        match &self.limits[..] {
+            [limit] => Decision::single(status(limit)),
+            limits => Decision::new(limits.iter().map(status)),
+        }
+    }
+
+    #[cold]
+    fn refill(self: &Arc<Self>, now: Now) {
+        if self.shared.is_open() {
+            return;
+        }
+        let limits = self.clone();
+        self.shared.spawn(async move {
+            // Otherwise, the next request that finds no units asks Redis.
+            let _ = limits.run(0, Duration::ZERO, 0, now).await;
+        });
+    }
+
     /// Returns `charged`, which was consumed this time ago, and consumes the cost.
     fn charge(
         self: &Arc<Self>,
@@ -94,20 +158,44 @@ impl RedisLimits {
         }
         let limits = self.clone();
         LimitResponse::Pending(Box::pin(async move {
-            let mut owed = Owed::take(&limits);
-            let operation = limits.operation(charged, elapsed, cost, owed.cost);
-            let time = limits.own_time.then(|| nanos(now.timestamp()));
-            match limits.shared.run(time, operation).await {
-                Ok(outcome) => {
-                    owed.cost = 0;
-                    Ok(limits.decide(outcome, cost, now))
-                }
+            match limits.run(charged, elapsed, cost, now).await {
+                Ok(decision) => Ok(decision),
                 Err(_) => match limits.without_redis(charged, cost, now) {
                     LimitResponse::Ready(decision) => Ok(decision),
                     LimitResponse::Pending(decision) => decision.await,
                 },
             }
         }))
+    }
+
+    /// Asks Redis, also for units of the lease if they are low.
+    async fn run(
+        &self,
+        charged: u32,
+        elapsed: Duration,
+        cost: u32,
+        now: Now,
+    ) -> Result<Decision, LimitError> {
+        let mut owed = Owed::take(self);
+        let lease = self.lease.as_ref();
+        let refill = lease.and_then(|lease| lease.begin_refill(cost, now.elapsed_nanos()));
+        let mut operation = self.operation(charged, elapsed, cost, owed.cost);
+        operation.lease = refill.as_ref().map(|refill| LeaseRequest {
+            wanted: refill.wanted,
+            held: refill.held,
+            recorded: refill.recorded,
+            ttl: refill.ttl(),
+            units: self.limits.iter().map(Limit::unit).collect(),
+        });
+        let time = self.own_time.then(|| nanos(now.timestamp()));
+        let outcome = self.shared.run(time, operation).await?;
+        owed.cost = 0;
+        let (granted, decided_at) = (outcome.granted, outcome.now);
+        let decision = self.decide(outcome, cost, now);
+        if let Some(refill) = refill {
+            refill.complete(granted, decided_at);
+        }
+        Ok(decision)
     }
 
     /// The latest known arrival times, in nanoseconds since 1970.
@@ -134,7 +222,10 @@ impl RedisLimits {
                 seen,
             }
         });
-        Operation(charges.collect())
+        Operation {
+            charges: charges.collect(),
+            lease: None,
+        }
     }
 
     fn decide(&self, outcome: Outcome, cost: u32, now: Now) -> Decision {
@@ -151,11 +242,15 @@ impl RedisLimits {
             order(latest) <= order(&outcome) || ago > self.shared.timeout_nanos()
         });
         if is_later {
+            // Manual clocks differ from that of the system.
+            let delay = duration_nanos(Clock::system().now().since(now));
+            let delay = delay.min(self.shared.timeout_nanos());
             let now = now.elapsed_nanos();
             for (limit, usage) in self.limits.iter().zip(usages) {
                 let arrival = now.saturating_add(usage);
                 limit.arrival.store(arrival, Ordering::Relaxed);
             }
+            self.delay.store(delay, Ordering::Relaxed);
             self.decided_at
                 .store(now.saturating_add(1), Ordering::Release);
             *latest = Some(outcome);
@@ -184,13 +279,18 @@ impl RedisLimits {
             return None;
         }
         let usage = |limit: &Limit| limit.arrival.load(Ordering::Relaxed).saturating_sub(now);
+        let is_exceeded = |limit: &Limit| limit.rate.after(usage(limit), cost).is_err();
+        if !self.limits.iter().any(is_exceeded) {
+            return None;
+        }
+        // So that a request after the wait is admitted.
+        let delay = self.delay.load(Ordering::Relaxed);
+        let latest = |limit: &Limit| usage(limit).saturating_add(delay);
         if let [limit] = &self.limits[..] {
-            let exceeded = limit.rate.after(usage(limit), cost).err()?;
+            let exceeded = limit.rate.after(latest(limit), cost).err()?;
             return Some(decision_of(Err(exceeded)));
         }
-        let is_exceeded = |limit: &Limit| limit.rate.after(usage(limit), cost).is_err();
-        let is_rejected = self.limits.iter().any(is_exceeded);
-        let decision = is_rejected.then(|| self.decision(self.limits.iter().map(usage), cost))?;
+        let decision = self.decision(self.limits.iter().map(latest), cost);
         (!decision.is_allowed()).then_some(decision)
     }
 

@@ -2,10 +2,12 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use redis::{Cmd, Value};
 use smallvec::SmallVec;
 
+use super::lease::{Recorded, expiry_step, millis};
 use crate::limit::LimitError;
 
 /// See its first lines for arguments and result.
@@ -15,7 +17,23 @@ const SECOND: u64 = 1_000_000_000;
 
 /// An operation on the limits of a request.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Operation(pub(super) SmallVec<[Charge; 1]>);
+pub(super) struct Operation {
+    pub(super) charges: SmallVec<[Charge; 1]>,
+    pub(super) lease: Option<LeaseRequest>,
+}
+
+/// A request for units of the limits of an operation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct LeaseRequest {
+    /// The maximum number of units to lease.
+    pub(super) wanted: u32,
+    /// The units that are left of those that were recorded.
+    pub(super) held: u32,
+    pub(super) recorded: Option<Recorded>,
+    pub(super) ttl: Duration,
+    /// For each limit, the time of a unit in nanoseconds, and the maximum number of units that are leased.
+    pub(super) units: SmallVec<[(u64, u32); 1]>,
+}
 
 /// The charge of a limit, in nanoseconds.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,20 +61,27 @@ pub(super) struct Outcome {
     pub(super) now: u64,
     /// The arrival time of each limit since 1970, in nanoseconds.
     pub(super) arrivals: SmallVec<[u64; 1]>,
+    /// The number of units that were leased.
+    pub(super) granted: u32,
 }
 
 /// Appends keys and arguments for operations to a command.
 pub(super) fn push_arguments(command: &mut Cmd, now: Option<u64>, operations: &[&Operation]) {
-    let mut subjects: Vec<(&str, SmallVec<[&Arc<str>; 4]>)> = Vec::new();
+    let mut subjects: Vec<Names<'_>> = Vec::new();
     let mut indices: HashMap<&str, usize> = HashMap::new();
     // For each charge, the index of its subject and its number among the names of the subject.
     let mut places = Vec::with_capacity(operations.len());
-    for charge in operations.iter().flat_map(|operation| &operation.0) {
+    let charges = operations.iter().flat_map(|operation| {
+        let leases = operation.lease.is_some();
+        operation.charges.iter().map(move |charge| (charge, leases))
+    });
+    for (charge, leases) in charges {
         let subject = *indices.entry(&charge.key).or_insert_with(|| {
-            subjects.push((&charge.key, SmallVec::new()));
+            subjects.push(Names::of(&charge.key));
             subjects.len() - 1
         });
-        let names = &mut subjects[subject].1;
+        subjects[subject].leases |= leases;
+        let names = &mut subjects[subject].names;
         // They are few, as the limits of a subject are.
         let known = names.iter().position(|name| **name == charge.name);
         let number = known.unwrap_or_else(|| {
@@ -67,8 +92,8 @@ pub(super) fn push_arguments(command: &mut Cmd, now: Option<u64>, operations: &[
     }
 
     command.arg(subjects.len());
-    for (key, _) in &subjects {
-        command.arg(*key);
+    for subject in &subjects {
+        command.arg(subject.key);
     }
     let mut time = Vec::new();
     if let Some(now) = now {
@@ -78,10 +103,11 @@ pub(super) fn push_arguments(command: &mut Cmd, now: Option<u64>, operations: &[
     let mut input = Vec::new();
     let mut before = Vec::with_capacity(subjects.len());
     let mut all = 0;
-    for (_, names) in &subjects {
+    for Names { names, leases, .. } in &subjects {
         before.push(all);
         all += names.len();
         input.extend_from_slice(&(names.len() as u16).to_le_bytes());
+        input.push((*leases).into());
         for name in names {
             input.push(name.len() as u8);
             input.extend_from_slice(name.as_bytes());
@@ -89,7 +115,7 @@ pub(super) fn push_arguments(command: &mut Cmd, now: Option<u64>, operations: &[
     }
     input.extend_from_slice(&(operations.len() as u16).to_le_bytes());
     let mut places = places.into_iter();
-    for Operation(charges) in operations {
+    for Operation { charges, lease } in operations {
         input.push(charges.len() as u8);
         for (charge, (subject, number)) in charges.iter().zip(&mut places) {
             input.extend_from_slice(&((before[subject] + number) as u16).to_le_bytes());
@@ -103,8 +129,52 @@ pub(super) fn push_arguments(command: &mut Cmd, now: Option<u64>, operations: &[
                 push_time(&mut input, time);
             }
         }
+        input.push(lease.is_some().into());
+        if let Some(lease) = lease {
+            lease.push(&mut input);
+        }
     }
     command.arg(input);
+}
+
+/// The names of the limits of a subject.
+struct Names<'a> {
+    key: &'a str,
+    names: SmallVec<[&'a Arc<str>; 4]>,
+    leases: bool,
+}
+
+impl<'a> Names<'a> {
+    fn of(key: &'a str) -> Self {
+        Self {
+            key,
+            names: SmallVec::new(),
+            leases: false,
+        }
+    }
+}
+
+impl LeaseRequest {
+    fn push(&self, input: &mut Vec<u8>) {
+        let (units, expires_at) = match self.recorded {
+            Some(recorded) => (recorded.units, recorded.expires_at),
+            None => (0, 0),
+        };
+        for number in [
+            self.wanted,
+            self.held,
+            millis(self.ttl),
+            expiry_step(self.ttl),
+            units,
+        ] {
+            input.extend_from_slice(&number.to_le_bytes());
+        }
+        push_time(input, expires_at.saturating_mul(1_000_000));
+        for (time, most) in &self.units {
+            push_time(input, *time);
+            input.extend_from_slice(&most.to_le_bytes());
+        }
+    }
 }
 
 /// Appends a time of at most 136 years, which is more than any limit takes.
@@ -115,16 +185,16 @@ fn push_time(input: &mut Vec<u8>, nanos: u64) {
     input.extend_from_slice(&nanos.to_le_bytes());
 }
 
-/// Decodes the result for operations with these numbers of limits.
+/// Decodes the result of operations.
 ///
 /// # Errors
 ///
 /// [`LimitError::Unavailable`] if the result has another form.
-pub(super) fn decode(value: &Value, limits: &[usize]) -> Result<Vec<Outcome>, LimitError> {
-    parse(value, limits).ok_or_else(|| LimitError::Unavailable("unexpected response".into()))
+pub(super) fn decode(value: &Value, operations: &[&Operation]) -> Result<Vec<Outcome>, LimitError> {
+    parse(value, operations).ok_or_else(|| LimitError::Unavailable("unexpected response".into()))
 }
 
-fn parse(value: &Value, limits: &[usize]) -> Option<Vec<Outcome>> {
+fn parse(value: &Value, operations: &[&Operation]) -> Option<Vec<Outcome>> {
     let Value::Array(values) = value else {
         return None;
     };
@@ -138,17 +208,23 @@ fn parse(value: &Value, limits: &[usize]) -> Option<Vec<Outcome>> {
         (nanos < SECOND).then(|| seconds.checked_mul(SECOND)?.checked_add(nanos))?
     };
     let now = time(&mut next)?;
-    let outcomes = limits.iter().map(|&count| {
+    let outcomes = operations.iter().map(|operation| {
         let is_allowed = match next()? {
             0 => false,
             1 => true,
             _ => return None,
         };
-        let arrivals = (0..count).map(|_| time(&mut next)).collect::<Option<_>>()?;
+        let arrivals = operation.charges.iter().map(|_| time(&mut next));
+        let arrivals = arrivals.collect::<Option<_>>()?;
+        let granted = match &operation.lease {
+            Some(lease) => next()?.try_into().ok().filter(|it| *it <= lease.wanted)?,
+            None => 0,
+        };
         Some(Outcome {
             is_allowed,
             now,
             arrivals,
+            granted,
         })
     });
     let outcomes = outcomes.collect::<Option<Vec<_>>>()?;
@@ -163,23 +239,63 @@ mod tests {
         Value::Array(numbers.iter().copied().map(Value::Int).collect())
     }
 
+    /// An operation with this number of limits.
+    fn operation(limits: usize) -> Operation {
+        let charge = Charge {
+            key: "key".into(),
+            name: "name".into(),
+            cost: 1,
+            burst: 1,
+            back: 0,
+            owed: 0,
+            seen: 0,
+        };
+        Operation {
+            charges: std::iter::repeat_n(charge, limits).collect(),
+            lease: None,
+        }
+    }
+
+    fn leasing(limits: usize, wanted: u32) -> Operation {
+        let lease = LeaseRequest {
+            wanted,
+            held: 0,
+            recorded: None,
+            ttl: Duration::from_secs(1),
+            units: smallvec::smallvec![(1, 1); limits],
+        };
+        Operation {
+            lease: Some(lease),
+            ..operation(limits)
+        }
+    }
+
     #[test]
     fn results_are_decoded() {
-        let outcomes = decode(&value(&[9, 5, 1, 10, 6, 0, 11, 7, 12, 8]), &[1, 2]).unwrap();
-        let expected = |is_allowed, arrivals: &[u64]| Outcome {
+        let result = value(&[9, 5, 1, 10, 6, 0, 11, 7, 12, 8, 1, 13, 9, 20]);
+        let operations = [operation(1), operation(2), leasing(1, 20)];
+        let outcomes = decode(&result, &operations.each_ref()).unwrap();
+        let expected = |is_allowed, arrivals: &[u64], granted| Outcome {
             is_allowed,
             now: 9_000_000_005,
             arrivals: arrivals.into(),
+            granted,
         };
-        let second = expected(false, &[11_000_000_007, 12_000_000_008]);
-        assert_eq!(outcomes, [expected(true, &[10_000_000_006]), second]);
+        let expected = [
+            expected(true, &[10_000_000_006], 0),
+            expected(false, &[11_000_000_007, 12_000_000_008], 0),
+            expected(true, &[13_000_000_009], 20),
+        ];
+        assert_eq!(outcomes, expected);
     }
 
     #[test]
     fn unexpected_results_are_errors() {
+        let one = operation(1);
+        let is_error = |value: &Value, operation: &Operation| decode(value, &[operation]).is_err();
         let valid = [9, 5, 1, 10, 6];
         for length in 0..valid.len() {
-            assert!(decode(&value(&valid[..length]), &[1]).is_err());
+            assert!(is_error(&value(&valid[..length]), &one));
         }
         let text = Value::BulkString(b"9".to_vec());
         for value in [
@@ -193,7 +309,12 @@ mod tests {
             value(&[9, 1_000_000_000, 1, 10, 6]),
             value(&[i64::MAX, 5, 1, 10, 6]),
         ] {
-            assert!(decode(&value, &[1]).is_err(), "{value:?}");
+            assert!(is_error(&value, &one), "{value:?}");
         }
+        for granted in [-1, 8, i64::MAX] {
+            let value = value(&[9, 5, 1, 10, 6, granted]);
+            assert!(is_error(&value, &leasing(1, 7)), "{value:?}");
+        }
+        assert!(is_error(&value(&valid), &leasing(1, 7)));
     }
 }

@@ -1,0 +1,228 @@
+//! The configuration of the limiter.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use redis::io::tcp::TcpSettings;
+use redis::sentinel::{SentinelClient, SentinelNodeConnectionInfo, SentinelServerType};
+use redis::{Client, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, RedisError, TlsMode};
+
+use super::client::Server;
+use crate::invalid_config::InvalidConfig;
+
+/// Configures a [`RedisLimiter`].
+#[derive(Clone)]
+#[must_use = "does nothing until passed to `RedisLimiter::new`"]
+pub struct RedisConfig {
+    pub(super) server: Server,
+    pub(super) prefix: Arc<str>,
+    pub(super) timeout: Duration,
+    pub(super) fallback: RedisFallback,
+    pub(super) leases: Option<LeaseConfig>,
+    pub(super) own_time: bool,
+}
+
+impl RedisConfig {
+    /// The server at a URL: `redis://user:password@host:port/database`, or `unix:///path`. `rediss://` for TLS requires
+    /// the feature `tokio-rustls-comp` of the crate `redis`, which the application enables.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidConfig`] if the URL is malformed. Whether the server can be reached is not checked.
+    pub fn new(url: &str) -> Result<Self, InvalidConfig> {
+        let client = Client::open(connection_info(url)?).map_err(invalid_url)?;
+        Ok(Self::of(Server::Single(client)))
+    }
+
+    /// The primary server that Sentinel reports for this name, such as `mymaster`. After a failover, the limits are
+    /// those of the promoted replica; usage that it has not received is restored by the processes that have seen it.
+    ///
+    /// `sentinels` are the URLs of the sentinels, such as `redis://10.0.0.1:26379`. `server` is a URL with the user,
+    /// password and database of the servers, whose host is ignored: `redis://user:password@redis/0`, or `rediss://` for
+    /// TLS.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidConfig`] if a URL is malformed, `server` is not a TCP URL, or there are no sentinels. Whether the sentinels
+    /// can be reached is not checked.
+    pub fn sentinel<'a>(
+        name: &str,
+        sentinels: impl IntoIterator<Item = &'a str>,
+        server: &str,
+    ) -> Result<Self, InvalidConfig> {
+        let sentinels = sentinels.into_iter().map(connection_info);
+        let server = connection_info(server)?;
+        let mut settings = SentinelNodeConnectionInfo::default()
+            .set_redis_connection_info(server.redis_settings().clone())
+            .set_tcp_settings(TcpSettings::default().set_nodelay(true));
+        match server.addr() {
+            ConnectionAddr::Tcp(..) => {}
+            ConnectionAddr::TcpTls { insecure: true, .. } => {
+                settings = settings.set_tls_mode(TlsMode::Insecure);
+            }
+            ConnectionAddr::TcpTls { .. } => settings = settings.set_tls_mode(TlsMode::Secure),
+            _ => return Err(InvalidConfig::new("redis", "Sentinel requires a TCP URL")),
+        }
+        let client = SentinelClient::build(
+            sentinels.collect::<Result<_, _>>()?,
+            name.into(),
+            Some(settings),
+            SentinelServerType::Master,
+        );
+        let client = client.map_err(invalid_url)?;
+        Ok(Self::of(Server::Sentinel(Arc::new(
+            tokio::sync::Mutex::new(client),
+        ))))
+    }
+
+    fn of(server: Server) -> Self {
+        Self {
+            server,
+            prefix: "keytally".into(),
+            timeout: Duration::from_millis(100),
+            fallback: RedisFallback::Local { share: 1.0 },
+            leases: None,
+            own_time: false,
+        }
+    }
+
+    /// The prefix of the names of Redis keys, `keytally` by default: `keytally:limits:{3fK9aB0000zzZZ19}`,
+    /// `keytally:limits:{owner:customer-17}`.
+    pub fn prefix(mut self, prefix: impl Into<Arc<str>>) -> Self {
+        self.prefix = prefix.into();
+        self
+    }
+
+    /// The time after which requests are decided without Redis. 100 milliseconds by default.
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self
+    }
+
+    /// How requests are limited while Redis is unavailable.
+    ///
+    /// # Panics
+    ///
+    /// If a share is not more than 0 and at most 1.
+    pub fn fallback(mut self, fallback: RedisFallback) -> Self {
+        if let RedisFallback::Local { share } = fallback {
+            assert!(
+                share > 0.0 && share <= 1.0,
+                "the share must be more than 0 and at most 1"
+            );
+        }
+        self.fallback = fallback;
+        self
+    }
+
+    /// Decides most requests without asking Redis, by [leases](LeaseConfig). None by default: limits are exact.
+    pub fn leases(mut self, leases: LeaseConfig) -> Self {
+        self.leases = Some(leases);
+        self
+    }
+
+    /// Uses the system time of each process instead of that of Redis, for services that do not permit `TIME` in scripts.
+    ///
+    /// The limits are then as exact as the clocks: a process whose clock is ahead by a second restores a second's worth
+    /// of each limit.
+    pub fn own_time(mut self) -> Self {
+        self.own_time = true;
+        self
+    }
+}
+
+/// How requests are limited while Redis is unavailable.
+#[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
+pub enum RedisFallback {
+    /// Each process applies this share of the limits by itself, beginning with the usage that it has last seen. The
+    /// default, with a share of 1. With three instances, a share of 1/3 keeps the limits.
+    Local {
+        /// More than 0, and at most 1.
+        share: f64,
+    },
+    /// Reject requests of keys with limits with 503.
+    Reject,
+    /// Admit all requests.
+    Admit,
+}
+
+/// Leases: each process charges capacity in Redis in advance, as much as it uses in a fifth of the
+/// [time to live](Self::ttl), and decides requests within it by itself, without waiting.
+///
+/// In any interval, all processes together admit at most the burst of a limit, what is restored in the interval, and the
+/// units that were leased before it: at most the [share](Self::share) of the burst, and at most what is restored in the
+/// time to live. A process that is killed or becomes idle leaves its units unused, which are at most as many. Limits for
+/// which this is less than 4 requests remain exact.
+#[derive(Debug, Clone, Copy)]
+#[must_use = "does nothing until passed to `RedisConfig::leases`"]
+pub struct LeaseConfig {
+    pub(super) share: f64,
+    pub(super) ttl: Duration,
+}
+
+impl LeaseConfig {
+    /// Leases of at most a tenth of each burst, for a second.
+    pub fn new() -> Self {
+        Self {
+            share: 0.1,
+            ttl: Duration::from_secs(1),
+        }
+    }
+
+    /// The part of each burst that all processes together lease at most. 0.1 by default.
+    ///
+    /// # Panics
+    ///
+    /// If the share is not more than 0 and at most 1.
+    pub fn share(mut self, share: f64) -> Self {
+        assert!(
+            share > 0.0 && share <= 1.0,
+            "the share must be more than 0 and at most 1"
+        );
+        self.share = share;
+        self
+    }
+
+    /// The time after which unused units expire. One second by default.
+    ///
+    /// # Panics
+    ///
+    /// If the time is not from 100 milliseconds to 10 seconds.
+    pub fn ttl(mut self, ttl: Duration) -> Self {
+        assert!(
+            (Duration::from_millis(100)..=Duration::from_secs(10)).contains(&ttl),
+            "the time to live must be from 100 milliseconds to 10 seconds"
+        );
+        self.ttl = ttl;
+        self
+    }
+}
+
+impl Default for LeaseConfig {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+fn connection_info(url: &str) -> Result<ConnectionInfo, InvalidConfig> {
+    let info = url.into_connection_info().map_err(invalid_url)?;
+    Ok(info.set_tcp_settings(TcpSettings::default().set_nodelay(true)))
+}
+
+/// The error of the client may contain the password.
+fn invalid_url(_: RedisError) -> InvalidConfig {
+    InvalidConfig::new("redis", "the URL is malformed, or its scheme not supported")
+}
+
+impl std::fmt::Debug for RedisConfig {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RedisConfig")
+            .field("prefix", &self.prefix)
+            .field("timeout", &self.timeout)
+            .field("fallback", &self.fallback)
+            .field("leases", &self.leases)
+            .field("own_time", &self.own_time)
+            .finish_non_exhaustive()
+    }
+}
