@@ -11,12 +11,12 @@ use axum::response::Response;
 use axum::routing::get;
 use http::StatusCode;
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 
 use crate::clock::Clock;
 use crate::limit::{Decision, LimitResponse, Limiter, LocalLimiter, RateLimit, SubjectLimits};
 use crate::usage::{Recorder, RejectionReason, SummaryQuery, SummarySpec, UsageRange, UsageReader};
-use crate::web::{Limit, Problem, Query, Summary, in_order, method_not_allowed, protect};
+use crate::web::{LimitsNow, Problem, Query, Summary, in_order, method_not_allowed, protect};
 use crate::{ApiKeyLayer, Caller, Rejection, RequestParts, StoreFailure};
 
 /// A JSON API for callers to inspect their own key: `GET /usage` returns its usage summary, and `GET /limits` the state
@@ -163,35 +163,13 @@ async fn usage(
     Ok(Json(Summary::of(&summary, TOP)))
 }
 
-#[derive(Serialize)]
-struct Limits {
-    limits: Vec<LimitNow>,
-}
-
-#[derive(Serialize)]
-struct LimitNow {
-    #[serde(flatten)]
-    limit: Limit,
-    /// The number of requests that are admitted now.
-    remaining: u32,
-    /// Seconds until the full burst is available again.
-    reset_seconds: u32,
-}
-
 async fn limits(
     State(service): State<SelfService>,
     caller: Caller,
-) -> Result<Json<Limits>, Problem> {
+) -> Result<Json<LimitsNow>, Problem> {
     let statuses = service.layer.limit_statuses(&caller).await.map_err(|_| {
         let detail = "The rate limiter is unavailable. Try again later.";
         Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail)
     })?;
-    let limits = statuses.iter().map(|(limit, status)| LimitNow {
-        limit: limit.into(),
-        remaining: status.remaining,
-        reset_seconds: status.reset_secs,
-    });
-    Ok(Json(Limits {
-        limits: limits.collect(),
-    }))
+    Ok(Json(statuses.into()))
 }

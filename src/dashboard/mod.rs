@@ -91,6 +91,7 @@ use self::idempotency::IdempotentRequests;
 use self::session::Signer;
 use self::state::Shared;
 use crate::key::{Issuer, KeyAdmin};
+use crate::layer::ApiKeyLayer;
 use crate::log_throttle::LogThrottle;
 use crate::usage::{Recorder, UsageReader};
 
@@ -124,6 +125,7 @@ impl Dashboard {
             guard: Arc::new(guard),
             issuer: None,
             recorder: None,
+            layer: None,
             signer: Signer::new(),
             idempotent_requests: IdempotentRequests::default(),
             rejected_credentials: LogThrottle::default(),
@@ -180,6 +182,25 @@ impl Dashboard {
     #[must_use]
     pub fn recorder(mut self, recorder: Recorder) -> Self {
         self.0.recorder = Some(recorder);
+        self
+    }
+
+    /// The layer that applies the rate limits. Pages and API then have the remaining requests of keys and owners, and the
+    /// state of a limiter such as `RedisLimiter`. None by default.
+    ///
+    /// ```
+    /// # use keytally::ApiKeyLayer;
+    /// # use keytally::backend::MemoryBackend;
+    /// use keytally::dashboard::{BearerToken, Dashboard};
+    ///
+    /// # let backend = MemoryBackend::new();
+    /// # let token = BearerToken::new("a token of more than 32 characters");
+    /// let layer = ApiKeyLayer::new(backend.clone());
+    /// let dashboard = Dashboard::new(backend, token).layer(layer.clone());
+    /// ```
+    #[must_use]
+    pub fn layer(mut self, layer: ApiKeyLayer) -> Self {
+        self.0.layer = Some(layer);
         self
     }
 

@@ -7,6 +7,7 @@ use super::guard::Guard;
 use super::idempotency::{IdempotencyError, IdempotentRequests, RequestKey};
 use super::session::Signer;
 use crate::key::{IssueError, Issued, Issuer, KeyAdmin};
+use crate::layer::ApiKeyLayer;
 use crate::log_throttle::LogThrottle;
 use crate::usage::{Recorder, UsageReader};
 
@@ -17,6 +18,7 @@ pub(super) struct Shared {
     pub(super) guard: Arc<dyn Guard>,
     pub(super) issuer: Option<Issuer>,
     pub(super) recorder: Option<Recorder>,
+    pub(super) layer: Option<ApiKeyLayer>,
     pub(super) signer: Signer,
     pub(super) idempotent_requests: IdempotentRequests,
     pub(super) rejected_credentials: LogThrottle,

@@ -25,16 +25,11 @@ use super::route_cost::RouteCost;
 use super::service::ApiKeyService;
 use crate::clock::Clock;
 use crate::drain::DrainLimits;
-use crate::id::KeyId;
 use crate::invalid_config::InvalidConfig;
 use crate::key::{
-    AddressList, CacheConfig, CacheLookup, CacheStats, CachedKey, ImportedFormat, Key, KeyCache,
-    KeyStore, Peppers,
+    AddressList, CacheConfig, CacheStats, ImportedFormat, KeyCache, KeyStore, Peppers,
 };
-use crate::limit::{
-    InvalidLimit, LimitError, LimitResponse, LimitStatus, Limiter, LocalLimiter, RateLimit,
-    SubjectLimits,
-};
+use crate::limit::{InvalidLimit, Limiter, LocalLimiter, RateLimit};
 use crate::telemetry;
 use crate::usage::{Recorder, RecorderStats};
 
@@ -42,7 +37,7 @@ use crate::usage::{Recorder, RecorderStats};
 #[derive(Debug, Clone)]
 #[must_use = "a layer does nothing until it is applied to a service"]
 pub struct ApiKeyLayer {
-    config: Arc<Config>,
+    pub(super) config: Arc<Config>,
     /// The copies for services, shared by clones of the layer.
     copies: Arc<OnceLock<ThreadConfigs>>,
 }
@@ -548,68 +543,6 @@ impl ApiKeyLayer {
                 .separate(config.cache.config().clone(), clock.clone());
             config.clock = clock;
         })
-    }
-
-    /// Returns the rate limits of a key, with their current status: its own, or else those of its plan, or else those of
-    /// its owner's plan, or else the [default](Self::default_limits) ones; and those of its owner, whose names begin with
-    /// `owner-`, as in the headers of responses. Nothing is charged. The store is only queried if the
-    /// key is not cached.
-    ///
-    /// A service can call this on a clone of the layer in front of it: clones share the limiter.
-    ///
-    /// ```
-    /// use keytally::limit::LimitError;
-    /// use keytally::{ApiKeyLayer, Caller};
-    ///
-    /// async fn remaining(layer: ApiKeyLayer, caller: Caller) -> Result<String, LimitError> {
-    ///     let statuses = layer.limit_statuses(&caller).await?;
-    ///     let lines = statuses.iter().map(|(limit, status)| {
-    ///         let (name, burst) = (limit.name(), limit.burst());
-    ///         format!("{name}: {} of {burst} left\n", status.remaining)
-    ///     });
-    ///     Ok(lines.collect())
-    /// }
-    /// ```
-    ///
-    /// # Errors
-    ///
-    /// If the limiter cannot track another key, is unavailable, or times out, or if the store fails.
-    pub async fn limit_statuses(
-        &self,
-        key: &Key,
-    ) -> Result<Vec<(RateLimit, LimitStatus)>, LimitError> {
-        let entry = match key.limits.is_empty() || key.owner.is_some() {
-            true => self.cached(key.id).await?,
-            false => None,
-        };
-        let policy = entry.as_ref().and_then(|entry| entry.policy.as_deref());
-        let subjects: Vec<_> = self.config.limits_of(key, policy).collect();
-        if subjects.is_empty() {
-            return Ok(Vec::new());
-        }
-        let now = self.config.clock.now();
-        let handle = self.config.limiter.attach(&subjects, now)?;
-        let decision = match handle.peek(now) {
-            LimitResponse::Ready(decision) => decision,
-            LimitResponse::Pending(decision) => self.config.with_timeout(decision).await?,
-        };
-        let statuses = decision.statuses().iter().copied();
-        let limits = SubjectLimits::reported(&subjects);
-        Ok(limits.into_iter().zip(statuses).collect())
-    }
-
-    async fn cached(&self, id: KeyId) -> Result<Option<Arc<CachedKey>>, LimitError> {
-        let cache = &self.config.cache;
-        match cache.get(id, self.config.clock.now()) {
-            CacheLookup::Hit(entry) => Ok(Some(entry)),
-            CacheLookup::Stale(_) | CacheLookup::Miss => cache.lookup(id).await.map_err(|error| {
-                telemetry::error!(
-                    error = &error as &dyn std::error::Error,
-                    "key lookup failed"
-                );
-                LimitError::Unavailable(error.to_string().into())
-            }),
-        }
     }
 
     /// Returns the counters of the recorder, including rejections without a known key.

@@ -20,6 +20,7 @@ mod future;
 mod grpc;
 #[expect(clippy::module_inception, reason = "the layer's own file")]
 mod layer;
+mod limit_statuses;
 #[cfg(feature = "password-hashes")]
 mod password_hashes;
 mod path_rules;

@@ -37,6 +37,31 @@ pub trait Limiter: Send + Sync + 'static {
         subjects: &[SubjectLimits<'_>],
         now: Now,
     ) -> Result<Arc<dyn LimitHandle>, LimitError>;
+
+    /// The state of a limiter whose limits are shared between processes. By default, `None`: they are not.
+    fn health(&self) -> Option<LimiterHealth> {
+        None
+    }
+}
+
+/// The state of a limiter whose limits are shared between processes, as seen by this process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct LimiterHealth {
+    /// Whether the backend of the limiter is available, as far as is known.
+    pub is_available: bool,
+    /// The number of times that it has become unavailable.
+    pub failures: u64,
+}
+
+impl LimiterHealth {
+    /// The state of a limiter.
+    pub fn new(is_available: bool, failures: u64) -> Self {
+        Self {
+            is_available,
+            failures,
+        }
+    }
 }
 
 /// The attached limits of a request's subjects. Only [`acquire`](Self::acquire) is required.
@@ -72,6 +97,10 @@ macro_rules! forward_to_pointee {
                 now: Now,
             ) -> Result<Arc<dyn LimitHandle>, LimitError> {
                 (**self).attach(subjects, now)
+            }
+
+            fn health(&self) -> Option<LimiterHealth> {
+                (**self).health()
             }
         }
     )*};

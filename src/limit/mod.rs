@@ -13,7 +13,8 @@ mod subject;
 pub(crate) use attached::{AttachedLimits, LimitHeaders};
 pub(crate) use limiter::whole_secs;
 pub use limiter::{
-    Decision, LimitError, LimitHandle, LimitResponse, LimitStatus, Limiter, PendingDecision,
+    Decision, LimitError, LimitHandle, LimitResponse, LimitStatus, Limiter, LimiterHealth,
+    PendingDecision,
 };
 pub use local::LocalLimiter;
 pub use rate_limit::{InvalidLimit, RateLimit};

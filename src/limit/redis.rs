@@ -16,7 +16,7 @@ use self::client::Shared;
 pub use self::config::{LeaseConfig, RedisConfig, RedisFallback};
 use self::handle::{Limit, RedisHandle, RedisLimits};
 use self::lease::{Lease, most_units};
-use super::limiter::{LimitError, LimitHandle, Limiter};
+use super::limiter::{LimitError, LimitHandle, Limiter, LimiterHealth};
 use super::local::{LocalHandle, LocalLimiter};
 use super::rate::Rate;
 use super::subject::SubjectLimits;
@@ -141,6 +141,10 @@ impl Limiter for RedisLimiter {
         }
         all.push(Arc::downgrade(&attached));
         Ok(Arc::new(RedisHandle(attached)))
+    }
+
+    fn health(&self) -> Option<LimiterHealth> {
+        Some(LimiterHealth::new(self.is_available(), self.failures()))
     }
 }
 

@@ -9,5 +9,5 @@ mod security_headers;
 
 pub(crate) use extract::{Body, KeyInPath, List, Query, at_most, in_order};
 pub(crate) use problem::{Problem, method_not_allowed, not_found};
-pub(crate) use schema::{Limit, Summary};
+pub(crate) use schema::{LimitsNow, Summary};
 pub(crate) use security_headers::{challenge, protect};

@@ -6,6 +6,7 @@
 mod audit;
 mod idempotency;
 mod keys;
+mod limits;
 mod log;
 mod named_in_path;
 mod owners;
@@ -81,10 +82,12 @@ fn described() -> (Router<Arc<Shared>>, Document) {
         .routes(routes!(keys::revoke))
         .routes(routes!(secrets::rotate))
         .routes(routes!(secrets::reveal))
+        .routes(routes!(limits::of_key))
         .routes(routes!(owners::list))
         .routes(routes!(owners::read, owners::update))
         .routes(routes!(owners::suspend))
         .routes(routes!(owners::resume))
+        .routes(routes!(limits::of_owner))
         .routes(routes!(plans::list))
         .routes(routes!(plans::read, plans::set, plans::delete))
         .routes(routes!(usage::summary))
@@ -100,6 +103,7 @@ fn described() -> (Router<Arc<Shared>>, Document) {
         .routes(routes!(recorder::stats))
         .routes(routes!(recorder::rejections))
         .routes(routes!(recorder::backlog))
+        .routes(routes!(limits::health))
         .routes(routes!(audit::entries))
         .split_for_parts()
 }

@@ -94,8 +94,11 @@ pub(super) async fn read(
     OwnerInPath(id): OwnerInPath,
 ) -> Result<Json<Owner>, Problem> {
     let owner = admin(&shared)?.owner(&id).await?;
-    let missing = || Problem::new(StatusCode::NOT_FOUND, "Owner not found.");
-    Ok(Json(owner.ok_or_else(missing)?.into()))
+    Ok(Json(owner.ok_or_else(not_found)?.into()))
+}
+
+pub(super) fn not_found() -> Problem {
+    Problem::new(StatusCode::NOT_FOUND, "Owner not found.")
 }
 
 /// Updates fields of an owner. Creates its record if there is none.

@@ -23,6 +23,7 @@ mod keys_by_id;
 mod layout;
 mod limit_fields;
 mod limit_text;
+mod limits_now;
 mod lineage;
 mod live;
 pub(super) mod log;

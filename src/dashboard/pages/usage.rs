@@ -15,7 +15,7 @@ use super::lineage::Lineage;
 use super::live::Live;
 use super::log::{self, Columns, Log, Table};
 use super::range::{self, TimeRange};
-use super::{Failure, details, find, page, redirect};
+use super::{Failure, details, find, limits_now, page, redirect};
 use crate::dashboard::form::FormFields;
 use crate::dashboard::page_context::PageContext;
 use crate::dashboard::pages::key_in_path::RecordInPath;
@@ -105,6 +105,7 @@ async fn shown(
             p { code { (key.id) } " " (copy(key.id.as_str(), "key ID")) }
         }
         (details::of_key(shared, context, key, policy, &lineage))
+        (limits_now::of_key(shared, key).await)
         (lineage.sections(shared, context, key).await)
         (picked.choice(context, &links.at, fields, &log::KEPT))
         div data-live="usage" {

@@ -8,7 +8,7 @@ use utoipa::ToSchema;
 use super::names;
 use crate::id::KeyId;
 use crate::key::{self, KeyStatus};
-use crate::limit::RateLimit;
+use crate::limit::{LimitStatus, RateLimit};
 
 /// A key, without its secret.
 #[derive(Serialize, ToSchema)]
@@ -128,6 +128,37 @@ impl From<&RateLimit> for Limit {
             requests: limit.requests(),
             period_seconds: limit.period().as_secs_f64(),
             burst: limit.burst(),
+        }
+    }
+}
+
+/// A rate limit and its current status.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct LimitNow {
+    #[serde(flatten)]
+    limit: Limit,
+    /// The number of requests that are admitted now.
+    remaining: u32,
+    /// Seconds until the full burst is available again.
+    reset_seconds: u32,
+}
+
+/// The current status of rate limits.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct LimitsNow {
+    /// The limits. The names of those of an owner begin with `owner-`.
+    limits: Vec<LimitNow>,
+}
+
+impl From<Vec<(RateLimit, LimitStatus)>> for LimitsNow {
+    fn from(statuses: Vec<(RateLimit, LimitStatus)>) -> Self {
+        let limits = statuses.iter().map(|(limit, status)| LimitNow {
+            limit: limit.into(),
+            remaining: status.remaining,
+            reset_seconds: status.reset_secs,
+        });
+        Self {
+            limits: limits.collect(),
         }
     }
 }

@@ -15,7 +15,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 pub(crate) use self::audit::AuditEntry;
-pub(crate) use self::key::Limit;
+pub(crate) use self::key::LimitsNow;
 pub(crate) use self::key::{Issued, Key, Revealed};
 pub(crate) use self::key_input::{KeyUpdate, NewKey, Rotation};
 pub(crate) use self::owner::{Owner, Plan};

@@ -5,7 +5,8 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
-use super::{Limit, names};
+use super::key::Limit;
+use super::names;
 use crate::key::{self, OwnerStatus};
 use crate::limit::RateLimit;
 

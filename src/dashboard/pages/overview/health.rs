@@ -1,4 +1,4 @@
-//! The state of recording and merging.
+//! The state of recording, merging and shared rate limits.
 
 use jiff::{SignedDuration, Timestamp};
 use maud::{Markup, html};
@@ -6,6 +6,7 @@ use maud::{Markup, html};
 use crate::dashboard::charts;
 use crate::dashboard::page_context::PageContext;
 use crate::dashboard::pages::components::time;
+use crate::limit::LimiterHealth;
 use crate::usage::{MergeBacklog, RecorderStats};
 
 /// The age of the oldest record from which merging is considered behind.
@@ -16,6 +17,7 @@ pub(super) fn section(
     context: &PageContext,
     stats: Option<&RecorderStats>,
     backlog: Option<&MergeBacklog>,
+    limiter: Option<LimiterHealth>,
 ) -> Markup {
     html! {
         section .panel aria-labelledby="health" {
@@ -25,6 +27,29 @@ pub(super) fn section(
                 Some(stats) => (numbers(context, stats)),
             }
             @if let Some(backlog) = backlog { (merging(context, backlog)) }
+        }
+        @if let Some(limiter) = limiter { (shared_limits(limiter)) }
+    }
+}
+
+fn shared_limits(limiter: LimiterHealth) -> Markup {
+    let state = match limiter.is_available {
+        true => "Available",
+        false => "Unavailable",
+    };
+    html! {
+        section .panel aria-labelledby="limiter" {
+            h2 #limiter { "Shared rate limits" }
+            dl .facts .row {
+                (fact("Backend", html! { (state) }, !limiter.is_available))
+                (fact("Outages", html! { (charts::count(limiter.failures)) }, false))
+            }
+            p .rule {
+                "For this process, since it started. "
+                @if !limiter.is_available {
+                    "Rate limits are not shared with other instances until the backend is available again."
+                }
+            }
         }
     }
 }

@@ -210,6 +210,7 @@ impl Overview {
                 context,
                 shared.recorder.as_ref().map(|it| it.stats()).as_ref(),
                 self.backlog.as_ref(),
+                shared.layer.as_ref().and_then(|layer| layer.limiter_health()),
             ))
             }
         }

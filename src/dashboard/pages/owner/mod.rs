@@ -23,11 +23,12 @@ use super::components::{name, name_of_owner};
 use super::log::{self, Columns, Log, Table};
 use super::owner_in_path::OwnerInPath;
 use super::range::{self, TimeRange};
-use super::{Failure, page, top};
+use super::{Failure, limits_now, page, top};
 use crate::dashboard::form::FormFields;
 use crate::dashboard::owner_path::owner_path;
 use crate::dashboard::page_context::PageContext;
 use crate::dashboard::state::Shared;
+use crate::limit::{Subject, SubjectLimits};
 use crate::usage::{SummaryQuery, SummarySpec, UsageRange};
 
 /// The number of keys in the chart.
@@ -100,7 +101,10 @@ async fn shown(
             }
             (months.downloads(&links.at))
         }
-        @if let Some(record) = record { (record.section(context, owner)) }
+        @if let Some(record) = record {
+            (record.section(context, owner))
+            (limits_now::of_subject(shared, SubjectLimits::new(Subject::Owner(owner), record.limits())).await)
+        }
         (picked.choice(context, &links.at, fields, &kept))
         (breakdowns::exactness(summary.exact))
         (breakdowns::cards(&summary.totals, &before, &links, true))

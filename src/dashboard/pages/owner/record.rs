@@ -10,6 +10,7 @@ use crate::dashboard::pages::components::{folded, minute, name_or_none};
 use crate::dashboard::pages::plans;
 use crate::dashboard::state::Shared;
 use crate::key::{Owner, OwnerAdmin, Plan};
+use crate::limit::RateLimit;
 
 /// An owner, who may have no record yet, and the owner's plan.
 pub(super) struct Record<'a> {
@@ -36,12 +37,19 @@ impl<'a> Record<'a> {
         self.owner.as_ref().is_some_and(Owner::is_suspended)
     }
 
+    /// The limits of all keys together.
+    pub(super) fn limits(&self) -> &[RateLimit] {
+        let own = self.owner.as_ref().map(|owner| &owner.limits[..]);
+        let of_plan = self.plan.as_ref().map(|plan| &plan.owner_limits[..]);
+        own.filter(|own| !own.is_empty())
+            .or(of_plan)
+            .unwrap_or_default()
+    }
+
     pub(super) fn section(&self, context: &PageContext, id: &str) -> Markup {
         let owner = self.owner.as_ref();
         let plan = owner.and_then(|owner| owner.plan.as_deref());
-        let own = owner.map(|owner| &owner.limits[..]).unwrap_or_default();
         let of_plan = self.plan.as_ref();
-        let shared = of_plan.map(|plan| &plan.owner_limits[..]);
         let of_keys = of_plan.map(|plan| &plan.key_limits[..]);
         let facts = [
             ("Status", html! { (badge(self.is_suspended())) }),
@@ -52,10 +60,7 @@ impl<'a> Record<'a> {
             ("Plan", plans::link(context, plan)),
             (
                 "Rate limits of all keys together",
-                match own {
-                    [] => plans::limits(shared.unwrap_or_default(), "None"),
-                    own => plans::limits(own, ""),
-                },
+                plans::limits(self.limits(), "None"),
             ),
             (
                 "Rate limits of each key",
