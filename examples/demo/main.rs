@@ -92,6 +92,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let self_service = SelfServiceApi::new(&layer, backend.clone());
     let dashboard = Dashboard::new(backend, BearerToken::new(&token)?)
         .issuer(issuer)
+        .layer(layer.clone())
         .recorder(recorder.clone())
         .example_url("/v1/postings");
     let app = api

@@ -16,6 +16,7 @@ mod key_filter;
 mod key_form;
 mod key_list;
 mod keys;
+mod limits;
 mod lineage;
 mod live;
 mod log;
