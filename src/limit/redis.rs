@@ -2,6 +2,7 @@
 
 mod client;
 mod config;
+mod connection;
 mod handle;
 mod lease;
 mod script;
@@ -19,7 +20,7 @@ use self::lease::{Lease, most_units};
 use super::limiter::{LimitError, LimitHandle, Limiter, LimiterHealth};
 use super::local::{LocalHandle, LocalLimiter};
 use super::rate::Rate;
-use super::subject::SubjectLimits;
+use super::subject::{Subject, SubjectLimits};
 use crate::clock::Now;
 
 /// A [`Limiter`] with its state in Redis or Valkey, so that limits hold across all processes that use it.
@@ -37,8 +38,11 @@ use crate::clock::Now;
 /// are still cached. If Redis loses data, as in a restart or a failover to a replica that is behind, the next request of
 /// each key restores what its process has last seen.
 ///
-/// Use Redis 7 or Valkey without eviction (`maxmemory-policy noeviction`), as a single server or with
-/// [Sentinel](RedisConfig::sentinel); Cluster is not supported yet. A key takes some 150 bytes there while it has usage.
+/// Use Redis 7 or Valkey without eviction (`maxmemory-policy noeviction`), as a single server, with
+/// [Sentinel](RedisConfig::sentinel), or as a [cluster](RedisConfig::cluster). A key takes some 150 bytes there while it
+/// has usage.
+///
+/// With [leases](RedisConfig::leases), most requests are decided without a call, and limits may be exceeded by a tenth.
 ///
 /// ```no_run
 /// use keytally::ApiKeyLayer;
@@ -102,8 +106,7 @@ impl Limiter for RedisLimiter {
         SubjectLimits::validate_all(subjects)?;
         let mut limits = SmallVec::new();
         for one in subjects {
-            // In a cluster, the braces keep the limits of a subject in one slot.
-            let key: Arc<str> = format!("{}:limits:{{{}}}", self.config.prefix, one.subject).into();
+            let key = self.redis_key(one.subject, subjects);
             for limit in one.limits {
                 let rate = Rate::of(limit)?;
                 limits.push(Limit {
@@ -149,6 +152,20 @@ impl Limiter for RedisLimiter {
 }
 
 impl RedisLimiter {
+    /// The name of the hash of a subject. In a cluster, the part in braces selects the server, which is the same for all
+    /// subjects of a request: that of the owner, if there is one.
+    fn redis_key(&self, subject: Subject<'_>, all: &[SubjectLimits<'_>]) -> Arc<str> {
+        let prefix = &self.config.prefix;
+        let owner = all.iter().map(|one| one.subject);
+        let mut owner = owner.filter(|other| matches!(other, Subject::Owner(_)));
+        match owner.next() {
+            Some(owner) if owner != subject && self.config.server.is_cluster() => {
+                format!("{prefix}:limits:{{{owner}}}:{subject}").into()
+            }
+            _ => format!("{prefix}:limits:{{{subject}}}").into(),
+        }
+    }
+
     /// Attaches the share of the limits that this process applies while Redis is unavailable.
     fn attach_shares(
         &self,

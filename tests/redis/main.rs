@@ -227,6 +227,132 @@ mod exact_shared_limits {
     }
 }
 
+mod clusters {
+    use super::*;
+
+    fn config(servers: &[Server]) -> RedisConfig {
+        let urls: Vec<_> = servers.iter().map(Server::url).collect();
+        let config = RedisConfig::cluster(urls.iter().map(|url| &**url)).unwrap();
+        config
+            .timeout(Duration::from_secs(20))
+            .fallback(RedisFallback::Reject)
+    }
+
+    /// Two processes share the limits of owners and their keys, which are on all servers.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn limits_hold_across_all_servers() {
+        let servers = Server::start_cluster();
+        let limiters = [(); 2].map(|()| RedisLimiter::new(config(&servers)));
+        let now = Clock::system().now();
+        let (of_key, of_owner) = ([RateLimit::per_day(20)], [RateLimit::per_day(30)]);
+        for owner in 0..12 {
+            let name = format!("customer-{owner}");
+            let mut requests = tokio::task::JoinSet::new();
+            for (limiter, key) in limiters
+                .iter()
+                .zip([1, 2])
+                .chain(limiters.iter().zip([2, 1]))
+            {
+                let key: KeyId = format!("{:016}", owner * 10 + key).parse().unwrap();
+                let subjects = [
+                    SubjectLimits::new(key, &of_key),
+                    SubjectLimits::new(Subject::Owner(&name), &of_owner),
+                ];
+                let handle = limiter.attach(&subjects, now).unwrap();
+                requests.spawn(async move { admitted(&handle, 12).await });
+            }
+            let total: u32 = requests.join_all().await.into_iter().sum();
+            assert_eq!(total, 30, "{name}");
+        }
+        for server in &servers {
+            assert_ne!(server.command("DBSIZE"), ":0");
+        }
+        assert!(limiters.iter().all(|limiter| limiter.failures() == 0));
+    }
+
+    /// A slot moves to another server and back while its limits are charged: each cost is charged once.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn resharding_charges_each_cost_once() {
+        let servers = Server::start_cluster();
+        let limiter = RedisLimiter::new(config(&servers));
+        let (of_key, of_owner) = ([RateLimit::per_day(5_000)], [RateLimit::per_day(4_000)]);
+        let subjects = [
+            SubjectLimits::new(key(), &of_key),
+            SubjectLimits::new(Subject::Owner("customer-17"), &of_owner),
+        ];
+        let handle = limiter.attach(&subjects, Clock::system().now()).unwrap();
+        assert_eq!(admitted(&handle, 1).await, 1);
+        let slot = servers[0].command("CLUSTER KEYSLOT {owner:customer-17}");
+        let slot: u16 = slot[1..].parse().unwrap();
+        let stop = Arc::new(std::sync::atomic::AtomicBool::new(false));
+        let mut requests = tokio::task::JoinSet::new();
+        for _ in 0..4 {
+            let (handle, stop) = (handle.clone(), stop.clone());
+            requests.spawn(async move {
+                let mut count = 0;
+                while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                    count += admitted(&handle, 1).await;
+                }
+                count
+            });
+        }
+        let moved = tokio::task::spawn_blocking(move || {
+            for _ in 0..4 {
+                let pause = || std::thread::sleep(Duration::from_millis(30));
+                Server::move_slot(&servers, slot, pause);
+                pause();
+            }
+            servers
+        });
+        let servers = moved.await.unwrap();
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        let total: u32 = requests.join_all().await.into_iter().sum::<u32>() + 1;
+        let statuses = decision(handle.peek(Clock::system().now())).await;
+        let remaining = statuses.statuses().iter().map(|status| status.remaining);
+        assert_eq!(
+            remaining.collect::<Vec<_>>(),
+            [5_000 - total, 4_000 - total]
+        );
+        assert!(total > 20 && limiter.failures() == 0, "{total}");
+        drop(servers);
+    }
+
+    /// While a server is down, requests do not wait, and limits are shared again once it is back.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn lost_server_makes_the_cluster_unavailable() {
+        let mut servers = Server::start_cluster();
+        let limiter = RedisLimiter::new(config(&servers).timeout(Duration::from_secs(2)));
+        let limits = [RateLimit::per_day(100)];
+        let handle = limiter.attach(&[SubjectLimits::new(key(), &limits)], Clock::system().now());
+        let handle = handle.unwrap();
+        assert_eq!(admitted(&handle, 3).await, 3);
+        servers[1].signal("STOP");
+        until(|| !limiter.is_available()).await;
+        let response = handle.acquire(1, Clock::system().now());
+        assert!(try_decision(response).await.is_err());
+        servers[1].signal("CONT");
+        let end = Instant::now() + Duration::from_secs(60);
+        let decision = loop {
+            if let Ok(decision) = try_decision(handle.acquire(1, Clock::system().now())).await {
+                break decision;
+            }
+            assert!(Instant::now() < end, "the cluster does not recover");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        };
+        assert!(decision.is_allowed());
+        // Requests that were given up on may have been charged.
+        assert!((90..=96).contains(&decision.statuses()[0].remaining));
+        servers[0].kill();
+    }
+
+    #[test]
+    fn clusters_require_nodes() {
+        assert!(RedisConfig::cluster([]).is_err());
+        assert!(RedisConfig::cluster(["http://127.0.0.1:1"]).is_err());
+        assert!(RedisConfig::cluster(["redis://127.0.0.1:1"]).is_ok());
+    }
+}
+
 mod leases {
     use super::*;
 

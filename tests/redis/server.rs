@@ -48,6 +48,102 @@ impl Server {
         Self::with(port, [file.to_str().unwrap(), "--sentinel"])
     }
 
+    /// Three primary servers of a cluster, without replicas.
+    pub(crate) fn start_cluster() -> [Self; 3] {
+        let servers = [(); 3].map(|()| {
+            let port = free_port();
+            let file = std::env::temp_dir().join(format!("keytally-cluster-{port}.conf"));
+            let (bus, file) = (free_port().to_string(), file.to_str().unwrap().to_owned());
+            let cluster = ["--cluster-enabled", "yes", "--cluster-config-file", &file];
+            let others = [
+                "--cluster-port",
+                &bus,
+                "--cluster-node-timeout",
+                "2000",
+                "--save",
+                "",
+            ];
+            Self::with::<10>(
+                port,
+                [&cluster[..], &others[..]].concat().try_into().unwrap(),
+            )
+        });
+        for (index, server) in servers.iter().enumerate() {
+            let slots = [0, 5_461, 10_923, 16_384];
+            let (first, last) = (slots[index], slots[index + 1] - 1);
+            assert_eq!(
+                server.command(&format!("CLUSTER ADDSLOTSRANGE {first} {last}")),
+                "+OK"
+            );
+            assert_eq!(
+                server.command(&format!("CLUSTER SET-CONFIG-EPOCH {}", index + 1)),
+                "+OK"
+            );
+        }
+        for server in &servers[1..] {
+            let meet = format!(
+                "CLUSTER MEET 127.0.0.1 {} {}",
+                server.port, server.arguments[5]
+            );
+            assert_eq!(servers[0].command(&meet), "+OK");
+        }
+        let end = Instant::now() + Duration::from_secs(60);
+        let is_ready = |server: &Self| {
+            let info = server.response("CLUSTER INFO");
+            info.contains("cluster_state:ok") && info.contains("cluster_known_nodes:3")
+        };
+        while !servers.iter().all(is_ready) {
+            assert!(Instant::now() < end, "the cluster does not start");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        servers
+    }
+
+    /// Moves a slot, with its keys, to another server of the cluster. `meanwhile` runs when some keys are on each.
+    pub(crate) fn move_slot(servers: &[Self], slot: u16, meanwhile: impl FnOnce()) {
+        let owns = |server: &&Self| {
+            !server
+                .response(&format!("CLUSTER COUNTKEYSINSLOT {slot}"))
+                .starts_with(":0")
+        };
+        let from = servers
+            .iter()
+            .find(owns)
+            .expect("a server with keys in the slot");
+        let to = servers
+            .iter()
+            .find(|server| server.port != from.port)
+            .unwrap();
+        let id = |server: &Self| {
+            let response = server.response("CLUSTER MYID");
+            response.lines().nth(1).unwrap().to_owned()
+        };
+        let set = |server: &Self, what: &str| {
+            assert_eq!(
+                server.command(&format!("CLUSTER SETSLOT {slot} {what}")),
+                "+OK"
+            );
+        };
+        set(to, &format!("IMPORTING {}", id(from)));
+        set(from, &format!("MIGRATING {}", id(to)));
+        let keys = from.response(&format!("CLUSTER GETKEYSINSLOT {slot} 100"));
+        let keys: Vec<_> = keys
+            .lines()
+            .filter(|line| line.contains("limits"))
+            .collect();
+        let (first, rest) = keys.split_first().unwrap();
+        let migrate = |key: &str| {
+            let migrated = from.command(&format!("MIGRATE 127.0.0.1 {} {key} 0 5000", to.port));
+            assert!(matches!(&*migrated, "+OK" | "+NOKEY"), "{migrated}");
+        };
+        migrate(first);
+        meanwhile();
+        rest.iter().for_each(|key| migrate(key));
+        for server in [to, from] {
+            set(server, &format!("NODE {}", id(to)));
+        }
+    }
+
     fn with<const N: usize>(port: u16, arguments: [&str; N]) -> Self {
         let mut server = Self {
             port,
@@ -133,8 +229,8 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         self.kill();
-        if self.is_sentinel {
-            let _ = std::fs::remove_file(&self.arguments[0]);
+        for file in self.arguments.iter().filter(|it| it.ends_with(".conf")) {
+            let _ = std::fs::remove_file(file);
         }
     }
 }

@@ -1,18 +1,17 @@
-//! The connection to Redis, and the task that groups operations into calls.
+//! The task that connects to Redis and groups operations into calls.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use redis::aio::MultiplexedConnection;
-use redis::sentinel::SentinelClient;
-use redis::{AsyncConnectionConfig, Client, ErrorKind, RedisError, ServerErrorKind};
+use redis::{ErrorKind, RedisError};
 use tokio::runtime::Handle;
-use tokio::sync::{Mutex, Notify, Semaphore, mpsc, oneshot};
+use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
 use tokio::time::{MissedTickBehavior, sleep, timeout};
 
-use super::script::{self, Operation, Outcome};
+use super::connection::{Connection, Server};
+use super::script::{Operation, Outcome};
 use crate::limit::LimitError;
 use crate::telemetry;
 
@@ -26,33 +25,6 @@ const MAX_QUEUED: usize = 16_384;
 const PING_INTERVAL: Duration = Duration::from_secs(1);
 /// The pause between attempts to connect, without jitter: first and longest.
 const PAUSES: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(2)];
-
-/// How to find the server.
-#[derive(Clone)]
-pub(super) enum Server {
-    Single(Client),
-    /// The sentinels are asked each time.
-    Sentinel(Arc<Mutex<SentinelClient>>),
-}
-
-impl Server {
-    async fn connect(
-        &self,
-        config: &AsyncConnectionConfig,
-    ) -> Result<MultiplexedConnection, RedisError> {
-        match self {
-            Self::Single(client) => {
-                client
-                    .get_multiplexed_async_connection_with_config(config)
-                    .await
-            }
-            Self::Sentinel(client) => {
-                let mut client = client.lock().await;
-                client.get_async_connection_with_config(config).await
-            }
-        }
-    }
-}
 
 /// The state shared by the task and the handles.
 #[derive(Debug)]
@@ -151,7 +123,7 @@ pub(super) fn start(server: Server, wait: Duration) -> Arc<Shared> {
         loop {
             let patience = wait.max(Duration::from_secs(1));
             // Sentinels that do not respond have timeouts of their own.
-            let connected = timeout(5 * patience, connect(&server, patience)).await;
+            let connected = timeout(5 * patience, Connection::open(&server, patience)).await;
             let connected = connected.unwrap_or_else(|_| Err(late()));
             let Some(shared) = weak.upgrade() else {
                 return;
@@ -184,46 +156,6 @@ pub(super) fn start(server: Server, wait: Duration) -> Arc<Shared> {
         }
     });
     shared
-}
-
-/// A connection with the script loaded.
-#[derive(Clone)]
-struct Connection {
-    redis: MultiplexedConnection,
-    hash: Arc<str>,
-}
-
-async fn connect(server: &Server, wait: Duration) -> Result<Connection, RedisError> {
-    let config = AsyncConnectionConfig::new()
-        .set_connection_timeout(Some(wait))
-        .set_response_timeout(Some(wait));
-    let mut redis = server.connect(&config).await?;
-    let mut load = redis::cmd("SCRIPT");
-    let hash: String = load
-        .arg("LOAD")
-        .arg(script::SOURCE)
-        .query_async(&mut redis)
-        .await?;
-    warn_of_eviction(&mut redis).await;
-    let hash = hash.into();
-    Ok(Connection { redis, hash })
-}
-
-/// Evicted keys lose the usage of their limits. Managed services may not permit the check.
-async fn warn_of_eviction(redis: &mut MultiplexedConnection) {
-    let mut get = redis::cmd("CONFIG");
-    let get = get.arg("GET").arg("maxmemory*");
-    let settings: Result<HashMap<String, String>, _> = get.query_async(redis).await;
-    let Ok(settings) = settings else {
-        return;
-    };
-    let setting = |name: &str| settings.get(name).map(String::as_str);
-    let evicts = setting("maxmemory-policy").is_some_and(|policy| policy != "noeviction");
-    if evicts && setting("maxmemory").is_some_and(|most| most != "0") {
-        telemetry::warn!(
-            "Redis may evict the usage of rate limits: set `maxmemory-policy noeviction`"
-        );
-    }
 }
 
 /// The first error of a connection.
@@ -307,9 +239,7 @@ impl Calls {
         let (mut connection, failed, wait) =
             (self.connection.clone(), self.failed.clone(), self.wait);
         tokio::spawn(async move {
-            let ping = redis::cmd("PING");
-            let answered = ping.query_async::<()>(&mut connection.redis);
-            match timeout(wait, answered).await {
+            match timeout(wait, connection.ping()).await {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => failed.fail(error),
                 Err(_) => failed.fail(late()),
@@ -318,10 +248,30 @@ impl Calls {
     }
 
     fn call(&self, (group, permit): (Vec<Request>, tokio::sync::OwnedSemaphorePermit)) {
-        let (connection, failed, wait) = (self.connection.clone(), self.failed.clone(), self.wait);
+        if !self.connection.is_cluster() {
+            return self.call_node(group, Arc::new(permit));
+        }
+        // The keys of a script must have the same hash tag.
+        let mut parts: HashMap<Arc<str>, Vec<Request>> = HashMap::new();
+        for request in group {
+            let tag = request.operation.tag();
+            parts.entry(tag).or_default().push(request);
+        }
+        let permit = Arc::new(permit);
+        for part in parts.into_values() {
+            self.call_node(part, permit.clone());
+        }
+    }
+
+    /// Runs requests in one call. Those with a time of their own have the same.
+    fn call_node(&self, group: Vec<Request>, permit: Arc<tokio::sync::OwnedSemaphorePermit>) {
+        let (mut connection, failed, wait) =
+            (self.connection.clone(), self.failed.clone(), self.wait);
         tokio::spawn(async move {
             let _permit = permit;
-            match timeout(wait, call(connection, &group)).await {
+            let operations: Vec<_> = group.iter().map(|request| &request.operation).collect();
+            let now = group.iter().filter_map(|request| request.now).max();
+            match timeout(wait, connection.call(now, &operations)).await {
                 Ok(Ok(outcomes)) => {
                     for (request, outcome) in group.into_iter().zip(outcomes) {
                         // The request may have been cancelled.
@@ -337,28 +287,4 @@ impl Calls {
 
 fn late() -> RedisError {
     (ErrorKind::Io, "no response in time").into()
-}
-
-/// Runs the requests of a group. Those with a time of their own have the same.
-async fn call(mut connection: Connection, group: &[Request]) -> Result<Vec<Outcome>, RedisError> {
-    let operations: Vec<_> = group.iter().map(|request| &request.operation).collect();
-    let now = group.iter().filter_map(|request| request.now).max();
-    let command = |name: &str, script: &str| {
-        let mut command = redis::cmd(name);
-        command.arg(script);
-        script::push_arguments(&mut command, now, &operations);
-        command
-    };
-    let by_hash = command("EVALSHA", &connection.hash);
-    let value = match by_hash.query_async(&mut connection.redis).await {
-        // The script has not run. No other error is retried, since it may have.
-        Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
-            command("EVAL", script::SOURCE)
-                .query_async(&mut connection.redis)
-                .await?
-        }
-        result => result?,
-    };
-    script::decode(&value, &operations)
-        .map_err(|_| (ErrorKind::UnexpectedReturnType, "unexpected response").into())
 }

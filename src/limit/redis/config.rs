@@ -3,11 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use redis::cluster::ClusterClient;
 use redis::io::tcp::TcpSettings;
 use redis::sentinel::{SentinelClient, SentinelNodeConnectionInfo, SentinelServerType};
 use redis::{Client, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, RedisError, TlsMode};
 
-use super::client::Server;
+use super::connection::Server;
 use crate::invalid_config::InvalidConfig;
 
 /// Configures a [`RedisLimiter`].
@@ -73,6 +74,25 @@ impl RedisConfig {
         Ok(Self::of(Server::Sentinel(Arc::new(
             tokio::sync::Mutex::new(client),
         ))))
+    }
+
+    /// The cluster with these nodes, such as `redis://user:password@10.0.0.1:6379`. One that responds suffices: the
+    /// others are found by it.
+    ///
+    /// The limits of a key and its owner are in the same hash slot. While a primary server is unavailable, all requests
+    /// are decided without Redis.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidConfig`] if a URL is malformed, or there are none. Whether the nodes can be reached is not checked.
+    pub fn cluster<'a>(nodes: impl IntoIterator<Item = &'a str>) -> Result<Self, InvalidConfig> {
+        let nodes = nodes.into_iter().map(connection_info);
+        let client = ClusterClient::builder(nodes.collect::<Result<Vec<_>, _>>()?)
+            .tcp_settings(TcpSettings::default().set_nodelay(true))
+            // A call that is retried may be charged twice.
+            .retries(0);
+        let client = client.build().map_err(invalid_url)?;
+        Ok(Self::of(Server::Cluster(Arc::new(client))))
     }
 
     fn of(server: Server) -> Self {

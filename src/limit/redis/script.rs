@@ -22,6 +22,17 @@ pub(super) struct Operation {
     pub(super) lease: Option<LeaseRequest>,
 }
 
+impl Operation {
+    /// The part of its keys by which a cluster places them.
+    pub(super) fn tag(&self) -> Arc<str> {
+        let key = self.charges.first().map_or("", |charge| &charge.key);
+        let tag = key
+            .split_once('{')
+            .and_then(|(_, rest)| rest.split_once('}'));
+        tag.map_or(key, |(tag, _)| tag).into()
+    }
+}
+
 /// A request for units of the limits of an operation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct LeaseRequest {
