@@ -5,6 +5,7 @@
 #[path = "../support/children.rs"]
 mod children;
 mod ledger;
+mod proxy;
 mod server;
 
 use std::sync::Arc;
@@ -16,6 +17,7 @@ use keytally::limit::{
 };
 use keytally::{Clock, KeyId, Now};
 use proptest::prelude::*;
+use proxy::Proxy;
 use server::Server;
 
 const KEY: &str = "3fK9aB0000zzZZ19";
@@ -736,6 +738,26 @@ mod outages {
         // The process has seen what the replica has not received.
         assert_eq!(admitted(&handle, 10).await, 5);
         assert!(replica.response("ROLE").contains("master"));
+    }
+
+    /// Requests whose connection is lost before the response are charged once, and not sent again.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn lost_responses_are_charged_once() {
+        let server = Server::start();
+        let proxy = Proxy::start(server.port());
+        let config = RedisConfig::new(&proxy.url()).unwrap();
+        let config = config.timeout(Duration::from_secs(20));
+        let limiter = RedisLimiter::new(config.fallback(RedisFallback::Reject));
+        let handle = handle(&limiter, &[RateLimit::per_day(100)]);
+        assert_eq!(admitted(&handle, 1).await, 1);
+        for failures in 1..=5 {
+            proxy.cut_next();
+            let response = handle.acquire(1, Clock::system().now());
+            assert!(try_decision(response).await.is_err());
+            until(|| limiter.failures() == failures && limiter.is_available()).await;
+        }
+        let remaining = decision(handle.acquire(1, Clock::system().now())).await;
+        assert_eq!(remaining.statuses()[0].remaining, 93);
     }
 
     /// The clock of the server is set back by an hour: the usage that was seen does not stay until then.
