@@ -7,14 +7,15 @@
 //!
 //! The argument is the number of rounds, 5 by default.
 
+use std::alloc::{GlobalAlloc, Layout, System};
 use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use keytally::limit::{
-    LimitHandle, LimitResponse, Limiter, LocalLimiter, RateLimit, RedisConfig, RedisLimiter,
-    SubjectLimits,
+    LeaseConfig, LimitHandle, LimitResponse, Limiter, LocalLimiter, RateLimit, RedisConfig,
+    RedisLimiter, SubjectLimits,
 };
 use keytally::{Clock, KeyId};
 use redis::aio::MultiplexedConnection;
@@ -212,6 +213,108 @@ async fn local_time(handles: &[Arc<dyn LimitHandle>], is_allowed: bool) -> f64 {
     began.elapsed().as_secs_f64() * 1e9 / DECISIONS as f64
 }
 
+/// Counts allocations.
+struct Counting;
+
+static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
+
+// SAFETY: passes everything on to the system allocator.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
+        // SAFETY: as required of the caller.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        // SAFETY: as required of the caller.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// Requests of one key at this rate, for this time. Returns the part that was decided without waiting.
+async fn paced(handle: &Arc<dyn LimitHandle>, rate: u32, time: Duration) -> f64 {
+    let (clock, began) = (Clock::system(), Instant::now());
+    let [mut ready, mut count] = [0, 0];
+    while began.elapsed() < time {
+        let due = (began.elapsed().as_secs_f64() * f64::from(rate)) as u32;
+        while count < due {
+            count += 1;
+            match handle.acquire(1, clock.now()) {
+                LimitResponse::Ready(decision) => {
+                    assert!(decision.is_allowed(), "limited");
+                    ready += 1;
+                }
+                LimitResponse::Pending(decision) => {
+                    let decision = decision.await.expect("a decision");
+                    assert!(decision.is_allowed(), "limited");
+                }
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    f64::from(ready) / f64::from(count)
+}
+
+/// Nanoseconds per decision of as many as a lease has. Leases are refilled between the rounds.
+async fn leased_time(handle: &Arc<dyn LimitHandle>) -> f64 {
+    const DECISIONS: u32 = 20_000;
+    let clock = Clock::system();
+    let [mut elapsed, mut measured] = [0.0, 0];
+    for _ in 0..10 {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        let began = Instant::now();
+        for _ in 0..DECISIONS {
+            match handle.acquire(1, clock.now()) {
+                LimitResponse::Ready(decision) => assert!(decision.is_allowed(), "limited"),
+                LimitResponse::Pending(decision) => drop(decision.await),
+            }
+        }
+        elapsed += began.elapsed().as_secs_f64();
+        measured += DECISIONS;
+    }
+    elapsed * 1e9 / f64::from(measured)
+}
+
+/// The figures of leases, on one key.
+async fn leases(server: &Server, rounds: usize, config: RedisConfig) {
+    let limiter = RedisLimiter::new(config.leases(LeaseConfig::new()));
+    let now = Clock::system().now();
+    let key = |limiter: &dyn Limiter, limits: &[RateLimit]| {
+        let subjects = [SubjectLimits::new(ids()[0], limits)];
+        limiter.attach(&subjects, now).expect("valid limits")
+    };
+    let limits = [RateLimit::per_second(2_000)];
+    let handle = key(&limiter, &limits);
+    let time = Duration::from_secs(5);
+    paced(&handle, 1_000, Duration::from_secs(1)).await;
+    let before = commands(server);
+    let ready = paced(&handle, 1_000, time).await;
+    // Without the one that counts, and the checks of two connections each second.
+    let calls = (commands(server) - before - 1) as f64 / time.as_secs_f64() - 2.0;
+    println!(
+        "leases, 1,000 requests/s: {calls:.1} calls/s, {:.2} % without waiting",
+        ready * 100.0
+    );
+
+    // A lease of 100,000 units.
+    let large = [RateLimit::per_second(1_000_000).with_name("large")];
+    let (ours, local) = (key(&limiter, &large), key(&LocalLimiter::new(), &large));
+    leased_time(&ours).await;
+    let before = ALLOCATIONS.load(Ordering::Relaxed);
+    leased_time(&ours).await;
+    let allocations = ALLOCATIONS.load(Ordering::Relaxed) - before;
+    println!("leases: {allocations} allocations in 200,000 decisions, with refills");
+    let ours = async || leased_time(&ours).await;
+    compare("within a lease, ns", rounds, ours, async || {
+        leased_time(&local).await
+    })
+    .await;
+}
+
 /// The number of commands that the server has processed.
 fn commands(server: &Server) -> u64 {
     let info = server.response("INFO stats");
@@ -277,6 +380,8 @@ async fn main() {
         100_000 * rounds,
         began.elapsed().as_secs_f64()
     );
+
+    leases(&server, rounds, config()).await;
 
     let other = attach(&local, &limits(1));
     server.kill();

@@ -242,9 +242,12 @@ impl RedisLimits {
             order(latest) <= order(&outcome) || ago > self.shared.timeout_nanos()
         });
         if is_later {
-            // Manual clocks differ from that of the system.
-            let delay = duration_nanos(Clock::system().now().since(now));
-            let delay = delay.min(self.shared.timeout_nanos());
+            let delay = match self.own_time {
+                true => outcome.now.saturating_sub(nanos(now.timestamp())),
+                // At most the timeout, since the time of a manual clock is another.
+                false => duration_nanos(Clock::system().now().since(now))
+                    .min(self.shared.timeout_nanos()),
+            };
             let now = now.elapsed_nanos();
             for (limit, usage) in self.limits.iter().zip(usages) {
                 let arrival = now.saturating_add(usage);
