@@ -48,6 +48,14 @@ impl Rate {
         self.burst
     }
 
+    /// Whether a request would be allowed.
+    #[cfg(feature = "redis")]
+    #[inline]
+    pub(in crate::limit) fn allows(self, usage: u64, cost: u32) -> bool {
+        let more = u64::from(cost).saturating_mul(self.per_request);
+        usage.saturating_add(more) <= self.burst
+    }
+
     /// The usage after a request, in nanoseconds.
     #[inline]
     pub(in crate::limit) fn after(self, usage: u64, cost: u32) -> Result<u64, Exceeded> {

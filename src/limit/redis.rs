@@ -5,6 +5,7 @@ mod config;
 mod connection;
 mod handle;
 mod lease;
+mod lease_config;
 mod script;
 
 use std::sync::atomic::AtomicU64;
@@ -14,9 +15,10 @@ use std::time::Duration;
 use smallvec::SmallVec;
 
 use self::client::Shared;
-pub use self::config::{LeaseConfig, RedisConfig, RedisFallback};
+pub use self::config::{RedisConfig, RedisFallback};
 use self::handle::{Limit, RedisHandle, RedisLimits};
 use self::lease::{Lease, most_units};
+pub use self::lease_config::LeaseConfig;
 use super::limiter::{LimitError, LimitHandle, Limiter, LimiterHealth};
 use super::local::{LocalHandle, LocalLimiter};
 use super::rate::Rate;

@@ -148,13 +148,13 @@ impl RedisLimits {
         cost: u32,
         now: Now,
     ) -> LimitResponse {
+        if self.shared.is_open() {
+            return self.without_redis(charged, cost, now);
+        }
         if charged == 0
             && let Some(decision) = self.rejection(cost, now)
         {
             return LimitResponse::Ready(decision);
-        }
-        if self.shared.is_open() {
-            return self.without_redis(charged, cost, now);
         }
         let limits = self.clone();
         LimitResponse::Pending(Box::pin(async move {
@@ -282,8 +282,8 @@ impl RedisLimits {
             return None;
         }
         let usage = |limit: &Limit| limit.arrival.load(Ordering::Relaxed).saturating_sub(now);
-        let is_exceeded = |limit: &Limit| limit.rate.after(usage(limit), cost).is_err();
-        if !self.limits.iter().any(is_exceeded) {
+        let allows = |limit: &Limit| limit.rate.allows(usage(limit), cost);
+        if self.limits.iter().all(allows) {
             return None;
         }
         // So that a request after the wait is admitted.

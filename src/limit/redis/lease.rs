@@ -13,7 +13,7 @@ use std::sync::PoisonError;
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
 use std::time::Duration;
 
-use super::config::LeaseConfig;
+use super::lease_config::LeaseConfig;
 use crate::limit::rate::Rate;
 use crate::sync::atomic::AtomicU64;
 use crate::sync::{Mutex, MutexGuard};
