@@ -89,8 +89,11 @@ async fn shown(text: &str) -> Shown {
     backend.suspend_owner(&owner, actor).await.unwrap();
     let [key, gone] = ids[..] else { unreachable!() };
     backend.delete(gone, actor).await.unwrap();
+    // Within a quarter of an hour, which is a column of charts, and long before the current time, so that pages built
+    // shortly after each other have the same columns.
+    let recent = Granularity::QuarterHour.floor(now) - SignedDuration::from_mins(10);
     let event = |n: i64| {
-        let mut event = UsageEvent::new(now - SignedDuration::from_secs(60 + n));
+        let mut event = UsageEvent::new(recent - SignedDuration::from_secs(n));
         event.key = Some(if n < 40 { key } else { gone });
         event.owner = Some(text.into());
         event.endpoint = text.into();
@@ -103,7 +106,7 @@ async fn shown(text: &str) -> Shown {
     // Requests of the period before, with which the failures are compared.
     let before = (30..50).map(|n| {
         let mut event = event(n);
-        event.time = now - SignedDuration::from_hours(25);
+        event.time = recent - SignedDuration::from_hours(25);
         event.outcome = keytally::usage::Outcome::Completed;
         event
     });
