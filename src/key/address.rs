@@ -12,7 +12,7 @@ use crate::parse_error::ParseError;
 /// address.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(try_from = "Vec<Box<str>>", into = "Vec<String>")]
-pub struct AddressList(Vec<IpNet>);
+pub struct AddressList(Box<[IpNet]>);
 
 impl AddressList {
     /// Parses addresses and networks: `["192.0.2.7", "10.0.0.0/8", "2001:db8::/32"]`. IPv4-mapped IPv6 networks

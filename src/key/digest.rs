@@ -31,8 +31,8 @@ use crate::parse_error::ParseError;
 pub struct Digest {
     pepper: PepperName,
     bytes: [u8; 32],
-    /// The password hash of which `bytes` is the SHA-256.
-    password_hash: Option<Arc<str>>,
+    /// The password hash of which `bytes` is the SHA-256. Boxed, because few keys have one.
+    password_hash: Option<Box<Arc<str>>>,
 }
 
 /// The maximum length of a password hash.
@@ -53,14 +53,14 @@ impl Digest {
     /// A digest that no secret has until it is replaced, with a password hash to verify the secret.
     pub(super) fn of_password_hash(hash: &str) -> Self {
         Self {
-            password_hash: Some(hash.into()),
+            password_hash: Some(Box::new(hash.into())),
             ..Self::new(PepperName::PASSWORD_HASH, sha256(hash.as_bytes()))
         }
     }
 
     /// The password hash to verify the secret with, if it has not been replaced.
     pub(crate) fn password_hash(&self) -> Option<&Arc<str>> {
-        self.password_hash.as_ref()
+        self.password_hash.as_deref()
     }
 
     /// The SHA-256 of a secret, as 32 bytes, 64 hexadecimal digits or base64 with either alphabet.
@@ -376,8 +376,7 @@ fn select(one: &[u64; 4], other: &[u64; 4], choice: Choice) -> [u64; 4] {
 /// The name of a pepper, stored inline so that comparing it reads no other memory of the key.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct PepperName {
-    /// 0 for a plain digest.
-    len: u8,
+    /// Padded with zeros, which names do not contain. All zeros for a plain digest.
     bytes: [u8; Self::MAX_LEN],
 }
 
@@ -389,15 +388,13 @@ impl ConditionallySelectable for PepperName {
         for (bytes, word) in bytes.as_chunks_mut().0.iter_mut().zip(chosen) {
             *bytes = word.to_ne_bytes();
         }
-        let len = u8::conditional_select(&one.len, &other.len, choice);
-        Self { len, bytes }
+        Self { bytes }
     }
 }
 
 impl ConstantTimeEq for PepperName {
     #[inline]
     fn ct_eq(&self, other: &Self) -> Choice {
-        // Names have no zero bytes, which pad the rest, so that comparing the bytes compares the length.
         words(&self.bytes).ct_eq(&words(&other.bytes))
     }
 }
@@ -406,7 +403,6 @@ impl PepperName {
     const MAX_LEN: usize = 32;
     /// The name of plain digests.
     const NONE: Self = Self {
-        len: 0,
         bytes: [0; Self::MAX_LEN],
     };
     /// Marks SHA-512 digests.
@@ -420,7 +416,7 @@ impl PepperName {
     const fn mark(mark: u8) -> Self {
         let mut bytes = [0; Self::MAX_LEN];
         bytes[0] = mark;
-        Self { len: 1, bytes }
+        Self { bytes }
     }
 
     fn new(name: &str) -> Option<Self> {
@@ -430,15 +426,13 @@ impl PepperName {
         }
         let mut bytes = [0; Self::MAX_LEN];
         bytes[..name.len()].copy_from_slice(name.as_bytes());
-        Some(Self {
-            len: name.len() as u8,
-            bytes,
-        })
+        Some(Self { bytes })
     }
 
     fn as_str(&self) -> &str {
+        let name = self.bytes.split(|byte| *byte == 0).next();
         // Valid UTF-8: constructed from a `&str`.
-        str::from_utf8(&self.bytes[..usize::from(self.len)]).unwrap_or_default()
+        str::from_utf8(name.unwrap_or_default()).unwrap_or_default()
     }
 }
 
