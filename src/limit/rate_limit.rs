@@ -1,10 +1,12 @@
 //! Rate limits and their validation.
 
+use std::collections::HashSet;
 use std::num::NonZeroU32;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
+use foldhash::fast::RandomState;
+use serde::{Deserialize, Deserializer, Serialize};
 
 /// A rate limit: requests per period, with a burst, by the [generic cell rate
 /// algorithm](https://en.wikipedia.org/wiki/Generic_cell_rate_algorithm) (GCRA).
@@ -22,8 +24,14 @@ use serde::{Deserialize, Serialize};
 /// assert!(limits.iter().all(|limit| limit.validate().is_ok()));
 /// assert!(RateLimit::per_second(0).validate().is_err());
 /// ```
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
+#[serde(transparent)]
+pub struct RateLimit(Arc<Fields>);
+
+/// Shared, because many keys have the same limits.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct RateLimit {
+#[serde(rename = "RateLimit")]
+struct Fields {
     name: Arc<str>,
     requests: u32,
     #[serde(rename = "period_ns")]
@@ -61,6 +69,15 @@ pub enum InvalidLimit {
 
 const SECOND: u64 = 1_000_000_000;
 
+/// The number of different limits whose fields are shared. Most services have a few plans.
+const MAX_SHARED: usize = 256;
+
+impl<'de> Deserialize<'de> for RateLimit {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Fields::deserialize(deserializer).map(Self::shared)
+    }
+}
+
 impl RateLimit {
     /// The maximum number of limits per key.
     pub const MAX_PER_KEY: usize = 8;
@@ -91,18 +108,18 @@ impl RateLimit {
 
     /// `requests` per `period`, all of them at once; named `rate`.
     pub fn per(requests: u32, period: Duration) -> Self {
-        Self {
+        Self(Arc::new(Fields {
             name: "rate".into(),
             requests,
             period: u64::try_from(period.as_nanos()).unwrap_or(u64::MAX),
             burst: requests,
-        }
+        }))
     }
 
     /// Sets the burst: the number of requests admitted at once. The requests per period by default.
     #[must_use]
     pub fn with_burst(mut self, burst: u32) -> Self {
-        self.burst = burst;
+        Arc::make_mut(&mut self.0).burst = burst;
         self
     }
 
@@ -110,34 +127,50 @@ impl RateLimit {
     /// changes.
     #[must_use]
     pub fn with_name(mut self, name: impl Into<Arc<str>>) -> Self {
-        self.name = name.into();
+        Arc::make_mut(&mut self.0).name = name.into();
         self
+    }
+
+    /// Shares the fields of an equal limit that was stored before.
+    fn shared(fields: Fields) -> Self {
+        static KNOWN: LazyLock<Mutex<HashSet<Arc<Fields>, RandomState>>> =
+            LazyLock::new(Mutex::default);
+
+        let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(fields) = known.get(&fields) {
+            return Self(fields.clone());
+        }
+        let fields = Arc::new(fields);
+        if known.len() < MAX_SHARED {
+            known.insert(fields.clone());
+        }
+        Self(fields)
     }
 
     /// The name.
     pub fn name(&self) -> &str {
-        &self.name
+        &self.0.name
     }
 
     /// The number of requests per period.
     pub fn requests(&self) -> u32 {
-        self.requests
+        self.0.requests
     }
 
     /// The period.
     pub fn period(&self) -> Duration {
-        Duration::from_nanos(self.period)
+        Duration::from_nanos(self.0.period)
     }
 
     /// The number of requests admitted at once.
     pub fn burst(&self) -> u32 {
-        self.burst
+        self.0.burst
     }
 
     /// The time in which an exhausted limit is fully restored: `burst × period ÷ requests`.
     pub fn window(&self) -> Duration {
-        let nanos =
-            u128::from(self.period) * u128::from(self.burst) / u128::from(self.requests.max(1));
+        let nanos = u128::from(self.0.period) * u128::from(self.0.burst)
+            / u128::from(self.0.requests.max(1));
         Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
     }
 
@@ -165,7 +198,10 @@ impl RateLimit {
         }
         for (index, limit) in limits.iter().enumerate() {
             limit.validate()?;
-            if limits[..index].iter().any(|other| other.name == limit.name) {
+            if limits[..index]
+                .iter()
+                .any(|other| other.name() == limit.name())
+            {
                 return Err(InvalidLimit::Duplicate);
             }
         }
@@ -175,36 +211,36 @@ impl RateLimit {
     /// A share of the limit, of at least one request.
     #[cfg(feature = "redis")]
     pub(super) fn share(&self, share: f64) -> Self {
-        let burst = (f64::from(self.burst) * share).max(1.0) as u32;
+        let burst = (f64::from(self.0.burst) * share).max(1.0) as u32;
         // The same time restores the whole burst.
         let window = self.window();
-        Self::per(burst, window).with_name(self.name.clone())
+        Self::per(burst, window).with_name(self.0.name.clone())
     }
 
     pub(super) fn shared_name(&self) -> &Arc<str> {
-        &self.name
+        &self.0.name
     }
 
     /// The limit as a quota of governor.
     pub(super) fn quota(&self) -> Result<governor::Quota, InvalidLimit> {
-        let valid_name = (1..=32).contains(&self.name.len())
+        let valid_name = (1..=32).contains(&self.0.name.len())
             && self
-                .name
+                .name()
                 .bytes()
                 .all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'_' | b'-'));
         if !valid_name {
             return Err(InvalidLimit::Name);
         }
-        let requests = NonZeroU32::new(self.requests).ok_or(InvalidLimit::Zero)?;
-        let burst = NonZeroU32::new(self.burst).ok_or(InvalidLimit::Zero)?;
-        if self.period == 0 {
+        let requests = NonZeroU32::new(self.0.requests).ok_or(InvalidLimit::Zero)?;
+        let burst = NonZeroU32::new(self.0.burst).ok_or(InvalidLimit::Zero)?;
+        if self.0.period == 0 {
             return Err(InvalidLimit::Zero);
         }
         if self.window() > Self::MAX_WINDOW {
             return Err(InvalidLimit::Window);
         }
         governor::Quota::with_period(Duration::from_nanos(
-            self.period / u64::from(requests.get()),
+            self.0.period / u64::from(requests.get()),
         ))
         .map(|quota| quota.allow_burst(burst))
         .ok_or(InvalidLimit::TooFast)
@@ -216,9 +252,9 @@ impl RateLimit {
     /// If no window of up to a year is whole, the rate is approximated to within one request per year.
     pub(crate) fn policy(&self) -> (u64, u64) {
         const MAX_WINDOW: u64 = RateLimit::MAX_WINDOW.as_secs();
-        let per_period = u64::from(self.requests) * SECOND;
-        let (q, w) = approximate(per_period, self.period.max(1), MAX_WINDOW);
-        let times = u64::from(self.burst).div_ceil(q.max(1));
+        let per_period = u64::from(self.0.requests) * SECOND;
+        let (q, w) = approximate(per_period, self.0.period.max(1), MAX_WINDOW);
+        let times = u64::from(self.0.burst).div_ceil(q.max(1));
         let times = times.clamp(1, (MAX_WINDOW / w).max(1));
         (q.saturating_mul(times), w * times)
     }
@@ -306,6 +342,24 @@ mod tests {
             let (q, w) = (u128::from(q) * u128::from(period), u128::from(w) * u128::from(requests) * 1_000_000_000);
             prop_assert!(q.abs_diff(w) <= u128::from(period), "{limit:?}");
         }
+    }
+
+    #[test]
+    fn equal_limits_of_a_store_share_their_fields_up_to_a_bound() {
+        let shared = (1..=2 * MAX_SHARED as u32).filter(|burst| {
+            let limit = RateLimit::per_second(7)
+                .with_burst(*burst)
+                .with_name("many");
+            let json = serde_json::to_string(&limit).unwrap();
+            let read = || serde_json::from_str::<RateLimit>(&json).unwrap();
+            let (one, other) = (read(), read());
+            assert_eq!((&one, &other), (&limit, &limit));
+            assert_eq!(one.clone().with_burst(1_000_000).burst(), 1_000_000);
+            assert_eq!(one, limit);
+            Arc::ptr_eq(&one.0, &other.0)
+        });
+        let shared = shared.count();
+        assert!((1..=MAX_SHARED).contains(&shared), "{shared}");
     }
 
     #[test]

@@ -59,7 +59,7 @@ impl Account {
 
 /// Finds the slot of a limit, or creates it: in place of a replaceable slot, or at the end.
 fn find_or_insert(slots: &mut Slots, limit: &RateLimit, now: u64) -> Result<Arc<Slot>, LimitError> {
-    let (name, rate) = (limit.shared_name(), Rate::of(limit)?);
+    let (name, rate) = (limit.name(), Rate::of(limit)?);
     let same = |slot: &&Arc<Slot>| slot.name() == name && slot.rate() == rate;
     if let Some(slot) = slots.iter().find(same) {
         return Ok(slot.clone());
@@ -76,7 +76,7 @@ fn find_or_insert(slots: &mut Slots, limit: &RateLimit, now: u64) -> Result<Arc<
     }
     let same_name = slots.iter().filter(|slot| slot.name() == name);
     let usage = same_name.map(|slot| (slot.rate(), slot.usage(now)));
-    let slot = Arc::new(Slot::new(name, rate, is_only, usage, now));
+    let slot = Arc::new(Slot::new(limit, rate, is_only, usage, now));
     match index {
         Some(index) => slots[index] = slot.clone(),
         None => slots.push(slot.clone()),
@@ -96,8 +96,8 @@ pub(super) fn is_shared<T>(shared: &Arc<T>) -> bool {
 /// A slot that is not in use and whose usage is tracked by another slot of its name, or the new one. Of these, the
 /// slot with the least usage, so that the most is retained for limits that return.
 fn replaceable(slots: &Slots, new: &str, now: u64) -> Option<usize> {
-    let same_name = |name: &str| slots.iter().filter(|slot| **slot.name() == *name).count();
-    let is_redundant = |slot: &Slot| **slot.name() == *new || same_name(slot.name()) > 1;
+    let same_name = |name: &str| slots.iter().filter(|slot| slot.name() == name).count();
+    let is_redundant = |slot: &Slot| slot.name() == new || same_name(slot.name()) > 1;
     slots
         .iter()
         .enumerate()

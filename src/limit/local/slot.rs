@@ -1,17 +1,17 @@
 //! A limit in this process and its usage.
 
 use std::num::NonZeroU32;
-use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
 
-use crate::limit::LimitStatus;
 use crate::limit::rate::{Exceeded, Rate};
+use crate::limit::{LimitStatus, RateLimit};
 use crate::sync::atomic::AtomicU64;
 
 /// A limit and its usage.
 #[derive(Debug)]
 pub(super) struct Slot {
-    name: Arc<str>,
+    /// For its name.
+    limit: RateLimit,
     rate: Rate,
     /// The theoretical arrival time, in nanoseconds of the clock, and [`LOCKED`]. At most the whole burst from now.
     state: AtomicU64,
@@ -23,7 +23,7 @@ const LOCKED: u64 = 1 << 63;
 impl Slot {
     /// A slot with the usage of other limits of this name. `is_only` is whether it is the only slot of its account.
     pub(super) fn new(
-        name: &Arc<str>,
+        limit: &RateLimit,
         rate: Rate,
         is_only: bool,
         usage: impl Iterator<Item = (Rate, u64)>,
@@ -33,14 +33,14 @@ impl Slot {
         let usage = usage.max().unwrap_or(0).min(rate.burst());
         let locked = if is_only { 0 } else { LOCKED };
         Self {
-            name: name.clone(),
+            limit: limit.clone(),
             rate,
             state: AtomicU64::new(now.saturating_add(usage) | locked),
         }
     }
 
-    pub(super) fn name(&self) -> &Arc<str> {
-        &self.name
+    pub(super) fn name(&self) -> &str {
+        self.limit.name()
     }
 
     pub(super) fn rate(&self) -> Rate {
