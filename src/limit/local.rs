@@ -54,7 +54,7 @@ impl LocalLimiter {
     }
 
     /// A limiter with capacity for about this many keys and owners that have usage but are not in use. An account takes
-    /// some 200 bytes.
+    /// some 160 bytes.
     ///
     /// Accounts in use are not counted. A layer uses the accounts of the keys in its cache, up to
     /// [`CacheConfig::capacity`](crate::key::CacheConfig::capacity), and of their owners.

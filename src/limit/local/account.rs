@@ -5,6 +5,7 @@
 //! change or differ between layers.
 
 use std::num::NonZeroU32;
+use std::slice::from_ref;
 use std::sync::atomic::Ordering::Acquire;
 use std::sync::{Arc, PoisonError};
 
@@ -110,12 +111,32 @@ fn replaceable(slots: &Slots, new: &str, now: u64) -> Option<usize> {
 #[derive(Debug)]
 pub(super) struct AccountLimits {
     account: Arc<Account>,
-    slots: Slots,
+    slots: Box<[Arc<Slot>]>,
 }
 
 /// The limits of one handle, of one or more accounts.
 #[derive(Debug)]
-pub(in crate::limit) struct LocalHandle(SmallVec<[AccountLimits; 1]>);
+pub(in crate::limit) struct LocalHandle(HandleLimits);
+
+#[derive(Debug)]
+enum HandleLimits {
+    /// One limit, as of most keys. In less memory than lists of one.
+    Single(Arc<Account>, Arc<Slot>),
+    Several(Box<SmallVec<[AccountLimits; 1]>>),
+}
+
+/// A borrowed [`AccountLimits`].
+#[derive(Clone, Copy)]
+struct Charged<'a> {
+    account: &'a Arc<Account>,
+    slots: &'a [Arc<Slot>],
+}
+
+impl AccountLimits {
+    fn charged(&self) -> Charged<'_> {
+        Charged::of(&self.account, &self.slots)
+    }
+}
 
 impl LimitHandle for LocalHandle {
     fn acquire(&self, cost: u32, now: Now) -> LimitResponse {
@@ -124,7 +145,7 @@ impl LimitHandle for LocalHandle {
             let _locked = self.lock();
             return LimitResponse::Ready(Decision::new(self.statuses(now)));
         };
-        if let Some(slot) = self.only_slot()
+        if let HandleLimits::Single(_, slot) = &self.0
             && let Some(result) = slot.try_consume(cost, now)
         {
             return LimitResponse::Ready(decision_of(result));
@@ -136,7 +157,7 @@ impl LimitHandle for LocalHandle {
     fn recharge(&self, charged: u32, charged_at: Now, cost: u32, now: Now) -> LimitResponse {
         let (since, at) = (charged_at.elapsed_nanos(), now.elapsed_nanos());
         let elapsed = at.saturating_sub(since);
-        if let Some(slot) = self.only_slot()
+        if let HandleLimits::Single(_, slot) = &self.0
             && let Some(result) = slot.try_recharge(slot.unrestored(charged, elapsed), cost, at)
         {
             return LimitResponse::Ready(decision_of(result));
@@ -169,13 +190,19 @@ pub(in crate::limit) fn decision_of(result: Result<LimitStatus, Exceeded>) -> De
     }
 }
 
-/// The slots of each account of a handle, locked. In the order in which they were locked.
-type Locked<'a> = SmallVec<[(&'a AccountLimits, MutexGuard<'a, Slots>); 2]>;
+/// The accounts of a handle, locked. In the order in which they were locked.
+type Locked<'a> = SmallVec<[(Charged<'a>, MutexGuard<'a, Slots>); 2]>;
 
 impl LocalHandle {
     pub(super) fn of(accounts: SmallVec<[AccountLimits; 1]>) -> Self {
-        let handle = Self(accounts);
-        if handle.0.len() > 1 {
+        if let [AccountLimits { account, slots }] = &accounts[..]
+            && let [slot] = &slots[..]
+        {
+            return Self(HandleLimits::Single(account.clone(), slot.clone()));
+        }
+        let is_joint = accounts.len() > 1;
+        let handle = Self(HandleLimits::Several(Box::new(accounts)));
+        if is_joint {
             // Accounts are charged together under their locks.
             let _locked = handle.lock();
             handle.slots().for_each(|slot| slot.lock());
@@ -195,37 +222,28 @@ impl LocalHandle {
     /// The limits, in the order in which they were attached.
     #[inline]
     fn slots(&self) -> impl Iterator<Item = &Arc<Slot>> {
-        self.0.iter().flat_map(|account| &account.slots)
-    }
-
-    #[inline]
-    fn only_slot(&self) -> Option<&Arc<Slot>> {
-        match &self.0[..] {
-            [account] => match &account.slots[..] {
-                [slot] => Some(slot),
-                _ => None,
+        let (first, others) = match &self.0 {
+            HandleLimits::Single(_, slot) => (from_ref(slot), &[][..]),
+            HandleLimits::Several(accounts) => match accounts.split_first() {
+                Some((first, others)) => (&first.slots[..], others),
+                None => (&[][..], &[][..]),
             },
-            _ => None,
-        }
+        };
+        let others = others.iter().flat_map(|account| &account.slots);
+        first.iter().chain(others)
     }
 
     /// Locks all accounts, in the same order as every other handle.
     #[inline]
     fn lock(&self) -> Locked<'_> {
-        match &self.0[..] {
-            [only] => smallvec![(only, lock(&only.account.0))],
-            _ => self.lock_several(),
-        }
-    }
-
-    #[inline(never)]
-    fn lock_several(&self) -> Locked<'_> {
-        let mut accounts: SmallVec<[&AccountLimits; 2]> = self.0.iter().collect();
-        accounts.sort_unstable_by_key(|limits| Arc::as_ptr(&limits.account));
-        let locked = accounts.into_iter();
-        locked
-            .map(|limits| (limits, lock(&limits.account.0)))
-            .collect()
+        let only = match &self.0 {
+            HandleLimits::Single(account, slot) => Charged::of(account, from_ref(slot)),
+            HandleLimits::Several(accounts) => match &accounts[..] {
+                [only] => only.charged(),
+                _ => return lock_several(accounts),
+            },
+        };
+        smallvec![only.lock()]
     }
 
     fn statuses(&self, now: u64) -> impl Iterator<Item = LimitStatus> {
@@ -256,9 +274,9 @@ impl LocalHandle {
             return decision;
         }
         if let Some(cost) = others {
-            for (limits, all) in locked {
-                if all.len() > limits.slots.len() {
-                    limits.charge_others(all, cost, now);
+            for (charged, all) in locked {
+                if all.len() > charged.slots.len() {
+                    charged.charge_others(all, cost, now);
                 }
             }
         }
@@ -266,10 +284,27 @@ impl LocalHandle {
     }
 }
 
-impl AccountLimits {
+/// Locks accounts in the order of their addresses.
+#[inline(never)]
+fn lock_several(accounts: &[AccountLimits]) -> Locked<'_> {
+    let charged = accounts.iter().map(AccountLimits::charged);
+    let mut charged: SmallVec<[_; 2]> = charged.collect();
+    charged.sort_unstable_by_key(|charged| Arc::as_ptr(charged.account));
+    charged.into_iter().map(Charged::lock).collect()
+}
+
+impl<'a> Charged<'a> {
+    fn of(account: &'a Arc<Account>, slots: &'a [Arc<Slot>]) -> Self {
+        Self { account, slots }
+    }
+
+    fn lock(self) -> (Self, MutexGuard<'a, Slots>) {
+        (self, lock(&self.account.0))
+    }
+
     /// Consumes from the slots of other limits with the same names.
     #[cold]
-    fn charge_others(&self, all: &Slots, cost: NonZeroU32, now: u64) {
+    fn charge_others(self, all: &Slots, cost: NonZeroU32, now: u64) {
         for other in all {
             let mut same_name = self.slots.iter().filter(|own| own.name() == other.name());
             if same_name.next().is_some_and(|own| !Arc::ptr_eq(own, other)) {
