@@ -23,8 +23,6 @@ pub(crate) struct CachedKey {
     pub(crate) limits: OnceLock<Box<AttachedLimits>>,
     /// When the TTL ends, in nanoseconds of the clock.
     pub(super) fresh_until: u64,
-    /// Until when the entry may be served while the store fails.
-    pub(super) stale_until: u64,
     /// When to retry the store after a failure; zero if it did not fail. Served without a lookup until then.
     pub(super) retry_at: AtomicU64,
     /// Whether the entry of a key has left the cache, or was not admitted. Not set for unknown ids that make room.
@@ -55,7 +53,6 @@ impl CachedKey {
             policy: self.policy.clone(),
             limits: OnceLock::new(),
             fresh_until: self.fresh_until,
-            stale_until: self.stale_until,
             retry_at: AtomicU64::new(self.retry_at.load(Ordering::Relaxed)),
             is_evicted: AtomicBool::new(true),
         }
@@ -77,7 +74,6 @@ impl CachedKey {
             policy: None,
             limits: OnceLock::new(),
             fresh_until: 0,
-            stale_until: 0,
             retry_at: AtomicU64::new(0),
             is_evicted: AtomicBool::new(true),
         }

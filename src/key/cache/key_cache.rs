@@ -314,7 +314,6 @@ impl Inner {
                 policy,
                 ..
             })) => {
-                let fresh_until = until(self.config.ttl);
                 let entry = Arc::new(CachedKey {
                     exists: true,
                     key: Arc::new(key),
@@ -323,8 +322,7 @@ impl Inner {
                         .filter(|policy| !policy.is_empty())
                         .map(Box::new),
                     limits: OnceLock::new(),
-                    fresh_until,
-                    stale_until: fresh_until.saturating_add(nanos(self.config.serve_stale)),
+                    fresh_until: until(self.config.ttl),
                     retry_at: AtomicU64::new(0),
                     is_evicted: AtomicBool::new(false),
                 });
@@ -339,11 +337,10 @@ impl Inner {
                 self.failures.fetch_add(1, Ordering::Relaxed);
                 let now = self.clock.now().elapsed_nanos();
                 let held = self.entries.get(&id);
-                match held.filter(|entry| entry.exists && now < entry.stale_until) {
+                match held.filter(|entry| entry.exists && now < self.stale_until(entry)) {
                     Some(entry) => {
-                        entry
-                            .retry_at
-                            .store(entry.after(now, RETRY_INTERVAL), Ordering::Relaxed);
+                        let retry_at = self.retry_at(&entry, now, RETRY_INTERVAL);
+                        entry.retry_at.store(retry_at, Ordering::Relaxed);
                         Ok(Some(entry))
                     }
                     None => Err(error),
@@ -368,7 +365,6 @@ impl Inner {
             policy: None,
             limits: OnceLock::new(),
             fresh_until: until,
-            stale_until: until,
             retry_at: AtomicU64::new(0),
             is_evicted: AtomicBool::new(false),
         };
@@ -386,16 +382,29 @@ impl Inner {
         let entry = self.entries.get(&id)?;
         let now = self.clock.now().elapsed_nanos();
         let retry_at = entry.retry_at.load(Ordering::Relaxed);
-        if retry_at == 0 || now >= entry.stale_until {
+        if retry_at == 0 || now >= self.stale_until(&entry) {
             return None;
         }
-        let next = entry.after(now, self.effective_timeout().saturating_add(RETRY_INTERVAL));
+        let wait = self.effective_timeout().saturating_add(RETRY_INTERVAL);
+        let next = self.retry_at(&entry, now, wait);
         let retry = now >= retry_at
             && entry
                 .retry_at
                 .compare_exchange(retry_at, next, Ordering::Relaxed, Ordering::Relaxed)
                 .is_ok();
         Some((entry, retry))
+    }
+
+    /// Until when a key may be served while the store fails.
+    fn stale_until(&self, entry: &CachedKey) -> u64 {
+        let serve_stale = nanos(self.config.serve_stale);
+        entry.fresh_until.saturating_add(serve_stale)
+    }
+
+    /// `now + wait`, at most until the key may be served.
+    fn retry_at(&self, entry: &CachedKey, now: u64, wait: Duration) -> u64 {
+        let retry_at = now.saturating_add(nanos(wait));
+        retry_at.min(self.stale_until(entry))
     }
 
     fn count_stale(&self) {
@@ -407,11 +416,6 @@ impl CachedKey {
     /// Whether the entry is within its TTL, or was within `grace` ago.
     pub(crate) fn is_fresh(&self, now: Now, grace: Duration) -> bool {
         now.elapsed_nanos() < self.fresh_until.saturating_add(nanos(grace))
-    }
-
-    /// `now + wait`, at most `stale_until`.
-    fn after(&self, now: u64, wait: Duration) -> u64 {
-        now.saturating_add(nanos(wait)).min(self.stale_until)
     }
 }
 
