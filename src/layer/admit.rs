@@ -109,7 +109,7 @@ impl Config {
                     event_id: outer.map_or(id, |outer| outer.event_id),
                     stripped: StrippedCredentials::new(),
                     recorder: self.recorder.id(),
-                    admitted_by: self.limits_id,
+                    admitted_by: self.limits_id(),
                     charged,
                     charged_at: now,
                     final_cost,

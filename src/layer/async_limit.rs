@@ -51,7 +51,7 @@ impl Config {
         &self,
         decision: PendingDecision,
     ) -> Result<Decision, LimitError> {
-        tokio::time::timeout(self.limiter_timeout, decision)
+        tokio::time::timeout(self.limit_settings.timeout, decision)
             .await
             .unwrap_or(Err(LimitError::Timeout))
     }

@@ -25,7 +25,8 @@ use crate::drain::DrainLimits;
 use crate::invalid_config::InvalidConfig;
 use crate::key::{CachedKey, ImportedFormat, Key, KeyCache, Peppers, Policy};
 use crate::limit::{
-    AttachedLimits, LimitError, Limiter, LocalLimiter, RateLimit, Subject, SubjectLimits,
+    AttachedLimits, LimitError, LimitSettings, Limiter, LocalLimiter, RateLimit, Subject,
+    SubjectLimits,
 };
 use crate::sync::{thread_index, thread_slots};
 use crate::usage::Recorder;
@@ -59,15 +60,14 @@ pub(crate) struct Config {
     pub(crate) invalid: Option<InvalidConfig>,
     /// Identifies these settings, for the secrets that were verified with them.
     pub(crate) verifier: u64,
-    /// Identifies the combination of default limits and limiter, for the limits attached to cached keys.
-    pub(crate) limits_id: u64,
     pub(crate) cache: KeyCache,
     pub(crate) clock: Clock,
     pub(crate) peppers: Peppers,
     pub(crate) limiter: Arc<dyn Limiter>,
     /// The limiter, if it is the default one.
     pub(crate) default_limiter: Weak<LocalLimiter>,
-    pub(crate) limiter_timeout: Duration,
+    /// Of the limits attached to cached keys.
+    pub(crate) limit_settings: Arc<LimitSettings>,
     pub(crate) drain_limits: DrainLimits,
     /// The interval at which the keys of response streams are checked.
     pub(crate) stream_checks: Option<Duration>,
@@ -178,6 +178,16 @@ impl Config {
         limits.filter(|one| !one.limits.is_empty())
     }
 
+    /// Identifies these limits among those attached to a cached key.
+    #[inline]
+    pub(super) fn limits_id(&self) -> u64 {
+        self.limit_settings.id
+    }
+
+    pub(super) fn limit_settings_mut(&mut self) -> &mut LimitSettings {
+        Arc::make_mut(&mut self.limit_settings)
+    }
+
     /// The cost of a request.
     #[inline]
     pub(super) fn cost_of(&self, parts: RequestParts<'_>) -> u32 {
@@ -191,11 +201,10 @@ impl Config {
         entry: &'a CachedKey,
         now: Now,
     ) -> Result<&'a AttachedLimits, LimitError> {
-        AttachedLimits::get_or_attach(&entry.limits, self.limits_id, || {
+        AttachedLimits::get_or_attach(&entry.limits, self.limits_id(), || {
             let subjects = self.limits_of(&entry.key, entry.policy.as_deref());
             AttachedLimits::attach(
-                self.limits_id,
-                (self.clock.clone(), self.limiter_timeout),
+                &self.limit_settings,
                 &*self.limiter,
                 &subjects.collect::<Vec<_>>(),
                 now,

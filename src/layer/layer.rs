@@ -29,7 +29,7 @@ use crate::invalid_config::InvalidConfig;
 use crate::key::{
     AddressList, CacheConfig, CacheStats, ImportedFormat, KeyCache, KeyStore, Peppers,
 };
-use crate::limit::{InvalidLimit, Limiter, LocalLimiter, RateLimit};
+use crate::limit::{InvalidLimit, LimitSettings, Limiter, LocalLimiter, RateLimit};
 use crate::telemetry;
 use crate::usage::{Recorder, RecorderStats};
 
@@ -57,13 +57,16 @@ impl ApiKeyLayer {
             config: Arc::new(Config {
                 invalid: None,
                 verifier: next_id(),
-                limits_id: next_id(),
                 clock: cache.clock().clone(),
-                cache,
                 peppers: Peppers::none(),
                 default_limiter: Arc::downgrade(&limiter),
                 limiter,
-                limiter_timeout: Duration::from_secs(1),
+                limit_settings: Arc::new(LimitSettings {
+                    id: next_id(),
+                    clock: cache.clock().clone(),
+                    timeout: Duration::from_secs(1),
+                }),
+                cache,
                 drain_limits: DrainLimits::default(),
                 stream_checks: None,
                 default_limits: Vec::new(),
@@ -181,7 +184,7 @@ impl ApiKeyLayer {
         let valid = RateLimit::validate_all(&limits);
         self.checked("default_limits", valid, |config| {
             config.default_limits = limits;
-            config.limits_id = next_id();
+            config.limit_settings_mut().id = next_id();
         })
     }
 
@@ -205,7 +208,7 @@ impl ApiKeyLayer {
         self.with(|config| {
             config.limiter = Arc::new(limiter);
             config.default_limiter = Weak::new();
-            config.limits_id = next_id();
+            config.limit_settings_mut().id = next_id();
         })
     }
 
@@ -213,7 +216,7 @@ impl ApiKeyLayer {
     ///
     /// The request is rejected with 503 afterwards. If the limiter completes anyway, the cost remains charged.
     pub fn limiter_timeout(self, timeout: Duration) -> Self {
-        self.with(|config| config.limiter_timeout = timeout)
+        self.with(|config| config.limit_settings_mut().timeout = timeout)
     }
 
     /// The cost of a request, charged to each rate limit of its key. 1 by default.
@@ -541,6 +544,7 @@ impl ApiKeyLayer {
             config.cache = config
                 .cache
                 .separate(config.cache.config().clone(), clock.clone());
+            config.limit_settings_mut().clock = clock.clone();
             config.clock = clock;
         })
     }

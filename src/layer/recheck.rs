@@ -30,7 +30,7 @@ impl Config {
         lookups: &mut u8,
     ) -> Step {
         let caller = request.extensions().get::<Caller>();
-        let Some(caller) = caller.filter(|caller| caller.admitted_by == self.limits_id) else {
+        let Some(caller) = caller.filter(|caller| caller.admitted_by == self.limits_id()) else {
             return Step::Admit(admitted);
         };
         let (entry, now) = (&caller.entry, self.clock.now());

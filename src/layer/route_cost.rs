@@ -129,7 +129,7 @@ impl RouteCost {
         let (Some(&cost), Some(attached)) = (cost, attached) else {
             return Step::Admit(Admitted::Untracked(None));
         };
-        let charged_at = attached.clock.now();
+        let charged_at = attached.settings.clock.now();
         let response = match &attached.handle {
             None => LimitResponse::Ready(Decision::default()),
             Some(handle) => handle.recharge(caller.charged, caller.charged_at, cost, charged_at),
@@ -144,7 +144,7 @@ impl RouteCost {
         match response {
             LimitResponse::Ready(decision) => charged(Ok(decision)).apply(request),
             LimitResponse::Pending(decision) => {
-                let timeout = attached.timeout;
+                let timeout = attached.settings.timeout;
                 let wait = async move {
                     let decision = tokio::time::timeout(timeout, decision).await;
                     Resumed::RouteCharged(charged(decision.unwrap_or(Err(LimitError::Timeout))))

@@ -426,7 +426,7 @@ impl Tracked {
     fn headers(&self) -> Option<ResponseHeaders<'_>> {
         let config = self.config.as_ref()?;
         let attached = self.entry.as_ref();
-        let attached = attached.and_then(|it| AttachedLimits::get(&it.limits, config.limits_id));
+        let attached = attached.and_then(|it| AttachedLimits::get(&it.limits, config.limits_id()));
         let limited = attached.and_then(|attached| attached.reported(&self.decision));
         Some(config.admitted_headers(self.wire_id(), self.event.fields.method, limited))
     }
@@ -457,7 +457,7 @@ impl Tracked {
             self.final_cost.set(cost);
         }
         if let Some(config) = &self.config
-            && let Some(revised) = self.final_cost.revised(config.limits_id)
+            && let Some(revised) = self.final_cost.revised(config.limits_id())
         {
             self.decision = revised;
         }

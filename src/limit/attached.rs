@@ -1,7 +1,6 @@
 //! Attached rate limits, stored with the cached key.
 
 use std::collections::HashMap;
-use std::ops::Deref;
 use std::sync::{Arc, LazyLock, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -14,17 +13,23 @@ use super::rate_limit::RateLimit;
 use super::subject::SubjectLimits;
 use crate::clock::{Clock, Now};
 
-/// The limits of a key and its owner, as attached by one layer configuration.
-#[derive(Debug)]
-pub(crate) struct AttachedLimits {
-    /// The id of the configuration. Others may have different default limits and limiters.
-    config: u64,
+/// The settings of a layer that its attached limits share.
+#[derive(Debug, Clone)]
+pub(crate) struct LimitSettings {
+    /// Identifies the combination of default limits and limiter.
+    pub(crate) id: u64,
     pub(crate) clock: Clock,
     /// The timeout of a handle that responds later.
     pub(crate) timeout: Duration,
+}
+
+/// The limits of a key and its owner, as attached by one layer configuration.
+#[derive(Debug)]
+pub(crate) struct AttachedLimits {
+    pub(crate) settings: Arc<LimitSettings>,
     /// `None` for a key without limits.
     pub(crate) handle: Option<Arc<dyn LimitHandle>>,
-    headers: Option<SharedHeaders>,
+    headers: Option<Arc<LimitHeaders>>,
     /// The limits of the next configuration that uses the same cached key. A list suffices, because few layers are
     /// nested.
     next: OnceLock<Box<Self>>,
@@ -38,8 +43,7 @@ impl AttachedLimits {
     /// The error of the limiter.
     #[cold]
     pub(crate) fn attach(
-        config: u64,
-        (clock, timeout): (Clock, Duration),
+        settings: &Arc<LimitSettings>,
         limiter: &dyn Limiter,
         subjects: &[SubjectLimits<'_>],
         now: Now,
@@ -48,53 +52,52 @@ impl AttachedLimits {
             (None, None)
         } else {
             let handle = limiter.attach(subjects, now)?;
-            (
-                Some(handle),
-                Some(SharedHeaders::of(&SubjectLimits::reported(subjects))),
-            )
+            let headers = LimitHeaders::shared(&SubjectLimits::reported(subjects));
+            (Some(handle), Some(headers))
         };
         Ok(Self {
-            config,
-            clock,
-            timeout,
+            settings: settings.clone(),
             handle,
             headers,
             next: OnceLock::new(),
         })
     }
 
-    /// The limits of this configuration, attached if necessary. Errors are not cached.
+    /// The limits of the configuration with this id, attached if necessary. Errors are not cached.
     ///
     /// # Errors
     ///
     /// The error of `attach`.
     #[inline]
     pub(crate) fn get_or_attach(
-        first: &OnceLock<Box<Self>>,
-        config: u64,
+        first: &OnceLock<Self>,
+        id: u64,
         attach: impl Fn() -> Result<Self, LimitError>,
     ) -> Result<&Self, LimitError> {
-        let mut cell = first;
-        loop {
-            let attached = match cell.get() {
-                Some(attached) => attached,
+        let mut attached = match first.get() {
+            Some(attached) => attached,
+            None => {
+                let attached = attach()?;
+                first.get_or_init(|| attached)
+            }
+        };
+        while attached.settings.id != id {
+            attached = match attached.next.get() {
+                Some(next) => next,
                 None => {
-                    let attached = Box::new(attach()?);
-                    cell.get_or_init(|| attached)
+                    let next = Box::new(attach()?);
+                    attached.next.get_or_init(|| next)
                 }
             };
-            if attached.config == config {
-                return Ok(attached);
-            }
-            cell = &attached.next;
         }
+        Ok(attached)
     }
 
-    /// The limits of this configuration, if they are attached.
+    /// The limits of the configuration with this id, if they are attached.
     #[inline]
-    pub(crate) fn get(first: &OnceLock<Box<Self>>, config: u64) -> Option<&Self> {
+    pub(crate) fn get(first: &OnceLock<Self>, id: u64) -> Option<&Self> {
         let mut attached = first.get()?;
-        while attached.config != config {
+        while attached.settings.id != id {
             attached = attached.next.get()?;
         }
         Some(attached)
@@ -125,47 +128,8 @@ impl AttachedLimits {
     }
 }
 
-/// The headers of a key, which may be those of other keys with the same limits.
-#[derive(Debug)]
-enum SharedHeaders {
-    /// For the rest of the process, so that it needs no reference count, on which all threads would contend.
-    Static(&'static LimitHeaders),
-    Own(Box<LimitHeaders>),
-}
-
 /// The number of different lists of limits whose headers are shared. Most services have a few plans.
 const MAX_SHARED: usize = 256;
-
-impl SharedHeaders {
-    fn of(limits: &[RateLimit]) -> Self {
-        type Known = HashMap<Box<[RateLimit]>, &'static LimitHeaders, RandomState>;
-        static KNOWN: LazyLock<RwLock<Known>> = LazyLock::new(RwLock::default);
-
-        let known = KNOWN.read().unwrap_or_else(PoisonError::into_inner);
-        if let Some(headers) = known.get(limits) {
-            return Self::Static(headers);
-        }
-        if known.len() >= MAX_SHARED {
-            return Self::Own(Box::new(LimitHeaders::new(limits)));
-        }
-        drop(known);
-        let mut known = KNOWN.write().unwrap_or_else(PoisonError::into_inner);
-        let headers = known.entry(limits.into());
-        Self::Static(headers.or_insert_with(|| Box::leak(Box::new(LimitHeaders::leaked(limits)))))
-    }
-}
-
-impl Deref for SharedHeaders {
-    type Target = LimitHeaders;
-
-    #[inline]
-    fn deref(&self) -> &LimitHeaders {
-        match self {
-            Self::Static(headers) => headers,
-            Self::Own(headers) => headers,
-        }
-    }
-}
 
 /// The constant parts of rate limit headers.
 #[derive(Debug)]
@@ -179,6 +143,26 @@ pub(crate) struct LimitHeaders {
 }
 
 impl LimitHeaders {
+    /// The headers of these limits, which may be those of other keys with the same limits.
+    fn shared(limits: &[RateLimit]) -> Arc<Self> {
+        type Known = HashMap<Box<[RateLimit]>, Arc<LimitHeaders>, RandomState>;
+        static KNOWN: LazyLock<RwLock<Known>> = LazyLock::new(RwLock::default);
+
+        let known = KNOWN.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some(headers) = known.get(limits) {
+            return headers.clone();
+        }
+        if known.len() >= MAX_SHARED {
+            return Arc::new(Self::new(limits));
+        }
+        drop(known);
+        let mut known = KNOWN.write().unwrap_or_else(PoisonError::into_inner);
+        let headers = known.entry(limits.into());
+        headers
+            .or_insert_with(|| Arc::new(Self::leaked(limits)))
+            .clone()
+    }
+
     pub(crate) fn new(limits: &[RateLimit]) -> Self {
         let policies = limits.iter().map(|limit| {
             let (name, (q, w)) = (limit.name(), limit.policy());
@@ -198,7 +182,7 @@ impl LimitHeaders {
         }
     }
 
-    /// With a policy that is not reference counted.
+    /// With a policy that is not reference counted: on that count, all threads would contend.
     fn leaked(limits: &[RateLimit]) -> Self {
         let mut headers = Self::new(limits);
         if let Some(Ok(text)) = headers.policy.as_ref().map(HeaderValue::to_str) {
@@ -218,8 +202,8 @@ mod tests {
             let limits = [RateLimit::per_second(7).with_burst(burst).with_name("many")];
             (
                 burst,
-                SharedHeaders::of(&limits),
-                SharedHeaders::of(&limits),
+                LimitHeaders::shared(&limits),
+                LimitHeaders::shared(&limits),
             )
         });
         let mut shared = 0;
@@ -229,14 +213,7 @@ mod tests {
                 (&[burst][..], &[burst][..])
             );
             assert_eq!(first.policy, second.policy);
-            match (first, second) {
-                (SharedHeaders::Static(first), SharedHeaders::Static(second)) => {
-                    assert!(std::ptr::eq(first, second));
-                    shared += 1;
-                }
-                (SharedHeaders::Own(_), SharedHeaders::Own(_)) => {}
-                (first, second) => panic!("{first:?} {second:?}"),
-            }
+            shared += usize::from(Arc::ptr_eq(&first, &second));
         }
         assert!((1..=MAX_SHARED).contains(&shared), "{shared}");
     }

@@ -10,7 +10,7 @@ mod redis;
 mod sketch;
 mod subject;
 
-pub(crate) use attached::{AttachedLimits, LimitHeaders};
+pub(crate) use attached::{AttachedLimits, LimitHeaders, LimitSettings};
 pub(crate) use limiter::whole_secs;
 pub use limiter::{
     Decision, LimitError, LimitHandle, LimitResponse, LimitStatus, Limiter, LimiterHealth,

@@ -20,7 +20,7 @@ pub(crate) struct CachedKey {
     /// `None` if it is empty, as of most keys.
     pub(crate) policy: Option<Box<Policy>>,
     /// The attached limits of the key, as long as the entry lives.
-    pub(crate) limits: OnceLock<Box<AttachedLimits>>,
+    pub(crate) limits: OnceLock<AttachedLimits>,
     /// When the TTL ends, in nanoseconds of the clock.
     pub(super) fresh_until: u64,
     /// When to retry the store after a failure; zero if it did not fail. Served without a lookup until then.
