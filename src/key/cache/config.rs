@@ -9,8 +9,8 @@ pub struct CacheConfig {
     /// The TTL of a cached key, counted from the start of its lookup. Bounds the time until a revocation takes
     /// effect. 30 seconds by default; zero looks the key up on every request.
     pub ttl: Duration,
-    /// The maximum number of cached keys. 65,536 by default. A key and its digest take about 800 bytes, and some
-    /// 400 more with a rate limit. Metadata adds its size in memory: 700 bytes for one field, and several times
+    /// The maximum number of cached keys. 65,536 by default. A key and its digest take about 750 bytes, and some
+    /// 250 more with a rate limit. Metadata adds its size in memory: 700 bytes for one field, and several times
     /// its length as JSON for many.
     pub capacity: usize,
     /// The TTL of unknown ids (negative cache). 5 seconds by default.
