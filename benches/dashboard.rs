@@ -4,10 +4,15 @@
 //! cargo bench --features full --bench dashboard -- 10000000
 //! ```
 //!
-//! Takes the number of events and of keys (20 by default), and `sqlite` or `postgres` to select one backend. PostgreSQL must be installed; the
-//! benchmark starts a server of its own. Without arguments, it runs in a short form.
+//! Takes the number of events and of keys (20 by default), `sqlite` or `postgres` to select one backend, and the start
+//! of a page's name to select pages. PostgreSQL must be installed; the benchmark starts a server of its own. Without
+//! arguments, it runs in a short form.
+//!
+//! Filling takes minutes. `KEYTALLY_BENCH_SQLITE`, a file, and `KEYTALLY_BENCH_POSTGRES`, the URL of a database, keep
+//! the data: they are filled if they are empty.
 
 use std::io::Write;
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use axum::Router;
@@ -17,6 +22,7 @@ use http_body_util::BodyExt;
 use jiff::Timestamp;
 use keytally::backend::{PostgresBackend, SqliteBackend};
 use keytally::dashboard::{AllowEveryone, Dashboard};
+use keytally::key::KeyQuery;
 use tower::ServiceExt;
 
 #[path = "../tests/support/postgres.rs"]
@@ -50,10 +56,19 @@ fn compressed(bytes: &[u8]) -> usize {
 }
 
 /// Measures the pages after all rollups were merged, as the background task does with all but those of the last minute.
-async fn pages(backend: impl Backend + Clone, events: usize, keys: usize, merge: impl AsyncFn()) {
+async fn pages(
+    backend: impl Backend + Clone,
+    events: usize,
+    keys: usize,
+    only: &[String],
+    merge: impl AsyncFn(),
+) {
     let mut traffic = Traffic::new(keys);
-    fill(&backend, &mut traffic, 0, events, Timestamp::now()).await;
-    traffic.create_keys(&backend).await;
+    let stored = backend.list(&KeyQuery::new().limit(1)).await;
+    if stored.expect("keys").items.is_empty() {
+        fill(&backend, &mut traffic, 0, events, Timestamp::now()).await;
+        traffic.create_keys(&backend).await;
+    }
     merge().await;
     let key = traffic.keys[3].0;
     let dashboard = Dashboard::new(backend, AllowEveryone);
@@ -77,13 +92,23 @@ async fn pages(backend: impl Backend + Clone, events: usize, keys: usize, merge:
         ("request log, filtered", "/log?method=GET&code=5xx".into()),
         ("audit log", "/audit".into()),
     ] {
-        timed(name, 15, || page(&router, &path)).await;
+        if !only.is_empty() && !only.iter().any(|it| name.starts_with(&**it)) {
+            continue;
+        }
+        timed(name, 40, || page(&router, &path)).await;
         let page = page(&router, &path).await;
         println!("    {} bytes, {} compressed", page.len(), compressed(&page));
     }
     for asset in ["/assets/style.css", "/assets/script.js"] {
         let asset_bytes = page(&router, asset).await;
         println!("  {asset}: {} bytes compressed", compressed(&asset_bytes));
+    }
+}
+
+/// Merges, again after timeouts while the background task merges.
+async fn merged<E: std::fmt::Display>(merge: impl AsyncFn() -> Result<u64, E>) {
+    while let Err(error) = merge().await {
+        eprintln!("retrying: {error}");
     }
 }
 
@@ -94,33 +119,45 @@ fn main() {
     let mut numbers = words.iter().filter_map(|word| word.parse().ok());
     let events = numbers.next().unwrap_or(20_000);
     let keys = numbers.next().unwrap_or(20);
+    let is_page = |word: &&String| {
+        !word.starts_with('-')
+            && word.parse::<usize>().is_err()
+            && !["sqlite", "postgres"].contains(&&***word)
+    };
+    let only: Vec<String> = words.iter().filter(is_page).cloned().collect();
     let folder = std::env::temp_dir().join(format!("keytally-bench-{}", std::process::id()));
     std::fs::create_dir_all(&folder).expect("a folder");
     runtime.block_on(async {
         if !has("postgres") {
             println!("SQLite, {events} events, {keys} keys");
-            let backend = SqliteBackend::open(folder.join("pages.db")).await;
+            let file = std::env::var_os("KEYTALLY_BENCH_SQLITE");
+            let file = file.map_or_else(|| folder.join("pages.db"), PathBuf::from);
+            let backend = SqliteBackend::open(file).await;
             let backend = backend.expect("open");
             backend.migrate().await.expect("migrate");
             let merge = async || {
-                backend.merge_rollups().await.expect("merge");
+                merged(async || backend.merge_rollups().await).await;
             };
-            pages(backend.clone(), events, keys, merge).await;
+            pages(backend.clone(), events, keys, &only, merge).await;
         }
         if !has("sqlite") {
             println!("PostgreSQL, {events} events, {keys} keys");
-            let cluster = support::Cluster::durable();
-            let url = cluster.database().await;
+            let kept = std::env::var("KEYTALLY_BENCH_POSTGRES").ok();
+            let cluster = kept.is_none().then(support::Cluster::durable);
+            let url = match (kept, &cluster) {
+                (None, Some(cluster)) => cluster.database().await,
+                (kept, _) => kept.unwrap_or_default(),
+            };
             let backend = PostgresBackend::connect(&url).await.expect("connect");
             backend.migrate().await.expect("migrate");
             let pool = support::pool(&url).await;
             let merge = async || {
-                backend.merge_rollups().await.expect("merge");
+                merged(async || backend.merge_rollups().await).await;
                 // As autovacuum does within minutes.
                 let analyze = sqlx::raw_sql("ANALYZE").execute(&pool);
                 analyze.await.expect("analyze");
             };
-            pages(backend.clone(), events, keys, merge).await;
+            pages(backend.clone(), events, keys, &only, merge).await;
         }
     });
     let _ = std::fs::remove_dir_all(&folder);
