@@ -225,6 +225,8 @@ pub struct OwnerQuery {
     pub plan: Option<String>,
     /// Only owners with this status.
     pub status: Option<OwnerStatus>,
+    /// Only owners with one of these ids. Ids after the first [`PageRequest::MAX_LIMIT`] are ignored.
+    pub ids: Option<Vec<Arc<str>>>,
     /// The page to read.
     #[serde(flatten)]
     pub page: PageRequest,
@@ -257,6 +259,13 @@ impl OwnerQuery {
         self
     }
 
+    /// Lists only owners with one of these ids.
+    #[must_use]
+    pub fn ids(mut self, ids: impl IntoIterator<Item = Arc<str>>) -> Self {
+        self.ids = Some(ids.into_iter().collect());
+        self
+    }
+
     /// Sets the page size.
     #[must_use]
     pub fn limit(mut self, limit: usize) -> Self {
@@ -282,6 +291,13 @@ impl OwnerQuery {
             .as_deref()
             .is_none_or(|plan| owner.plan.as_deref() == Some(plan))
             && self.status.is_none_or(|status| owner.status == status)
+            && self.wanted_ids().is_none_or(|ids| ids.contains(&owner.id))
+    }
+
+    /// The ids, at most [`PageRequest::MAX_LIMIT`] of them.
+    pub(crate) fn wanted_ids(&self) -> Option<&[Arc<str>]> {
+        let ids = self.ids.as_deref();
+        ids.map(|ids| &ids[..ids.len().min(PageRequest::MAX_LIMIT)])
     }
 
     /// The creation time and the id of the last owner of the previous page.

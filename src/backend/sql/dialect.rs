@@ -208,6 +208,15 @@ impl Dialect {
         )
     }
 
+    /// A text column with byte order, to be compared with one without it by the index on that.
+    pub(super) fn with_default_collation(self, column: &str) -> String {
+        by_dialect!(
+            self,
+            sqlite: column.into(),
+            postgres: format!("{column} COLLATE \"default\""),
+        )
+    }
+
     /// A condition that compares an IP address with its text.
     pub(super) fn address_equals(self, column: &str, place: &str) -> String {
         by_dialect!(

@@ -129,11 +129,12 @@ pub(super) fn delete(names: &Names, id: KeyId) -> Statement {
     Statement::new(names, "DELETE FROM {prefix}keys WHERE id = $1").bind(id)
 }
 
-/// Selects up to `limit` owners, sorted by name.
+/// Selects up to `limit` owners of keys, sorted by name. All of them have records, in this order.
 pub(super) fn owners(names: &Names, limit: i64) -> Statement {
-    let by_name = names.dialect.in_byte_order("owner");
+    let id = names.dialect.with_default_collation("o.id");
     let select = format!(
-        "SELECT owner FROM {{prefix}}keys WHERE owner IS NOT NULL GROUP BY owner ORDER BY {by_name} LIMIT $1"
+        "SELECT id AS owner FROM {{prefix}}owners o
+        WHERE EXISTS (SELECT 1 FROM {{prefix}}keys k WHERE k.owner = {id}) ORDER BY id LIMIT $1"
     );
     Statement::new(names, &select).bind(limit)
 }

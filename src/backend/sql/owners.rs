@@ -74,6 +74,15 @@ pub(super) fn list(
     if let Some(status) = query.status {
         sql.push(" AND status = ").push_bind(status.as_str());
     }
+    if let Some(ids) = query.wanted_ids() {
+        // `IN` needs at least one element; no owner has an empty id. Stored texts never contain U+0000, which
+        // PostgreSQL rejects.
+        sql.push(" AND id IN (''");
+        for id in ids.iter().filter(|id| !id.contains('\0')) {
+            sql.push(", ").push_bind(&**id);
+        }
+        sql.push(")");
+    }
     if let Some((time, id)) = after {
         sql.push(" AND (created_at, id) < (")
             .push_bind(Value::Time(Some(as_micros(*time))))

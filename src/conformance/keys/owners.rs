@@ -246,6 +246,11 @@ async fn owner_lists_agree_with_matches(owners: &dyn OwnerAdmin, fixture: &Fixtu
             .plan(&*plan.name)
             .status(OwnerStatus::Active)
             .contains("ärger"),
+        OwnerQuery::new().ids([]),
+        OwnerQuery::new().ids([all[4].id.clone(), "\0".into(), all[1].id.clone()]),
+        OwnerQuery::new()
+            .ids([all[0].id.clone(), all[1].id.clone()])
+            .status(all[0].status),
     ];
     for query in queries {
         for limit in [1, 3, 1_000] {

@@ -129,7 +129,7 @@ impl Owners {
         let mut rows: Vec<_> = owners.into_iter().collect();
         rows.sort_by_cached_key(|(_, totals)| Reverse(totals.total()));
         if let Some(records) = &mut records {
-            let shown = rows.iter().take(ROWS).map(|(id, _)| &**id);
+            let shown = rows.iter().take(ROWS).map(|(id, _)| id);
             records.complete(shown).await?;
         }
         Ok(Self {
@@ -244,13 +244,15 @@ impl<'a> Records<'a> {
     }
 
     /// Adds the records of these owners.
-    async fn complete(&mut self, ids: impl Iterator<Item = &str>) -> Result<(), Failure> {
-        for id in ids.filter(|_| self.has_more) {
-            if !self.by_id.contains_key(id)
-                && let Some(owner) = self.admin.owner(id).await?
-            {
-                self.by_id.insert(owner.id.clone(), owner);
-            }
+    async fn complete(&mut self, ids: impl Iterator<Item = &Arc<str>>) -> Result<(), Failure> {
+        let ids = ids.filter(|id| self.has_more && !self.by_id.contains_key(*id));
+        let ids: Vec<_> = ids.cloned().collect();
+        if !ids.is_empty() {
+            let query = OwnerQuery::new().limit(ids.len()).ids(ids);
+            let page = self.admin.list_owners(&query).await?;
+            let found = page.items.into_iter();
+            self.by_id
+                .extend(found.map(|owner| (owner.id.clone(), owner)));
         }
         Ok(())
     }
