@@ -93,9 +93,10 @@ async fn sample_requests_and_background_requests_are_marked() {
     .await;
 }
 
-/// Takes a picture of the whole page on a desktop; README's are of the demo.
+/// Takes a picture of the overview on a desktop, down to the latencies, for README.
 async fn take_picture(pages: &Pages, name: &str) {
-    let height = "return document.documentElement.scrollHeight";
+    let height = "const next = document.getElementById('spikes').closest('section');
+        return Math.floor(next.getBoundingClientRect().top + scrollY)";
     for script in ["return 800", height] {
         let height = pages.ask(script, vec![]).await;
         let size =
