@@ -70,6 +70,7 @@ mod flash;
 mod form;
 mod guard;
 mod idempotency;
+mod join;
 mod month;
 mod next;
 mod owner_path;

@@ -1,6 +1,6 @@
 //! Queries for recorded usage.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::error::Error;
 use std::sync::Arc;
 
@@ -48,6 +48,25 @@ pub trait UsageReader: Send + Sync + 'static {
     ) -> Result<BTreeMap<Option<KeyId>, Totals>, ReadError> {
         let query = SummaryQuery::new(range.clone(), SummarySpec::new().by_key());
         Ok(self.summary(&query).await?.by_key.unwrap_or_default())
+    }
+
+    /// Returns the totals of a range by key, of these keys. Keys without requests are left out.
+    ///
+    /// By default this computes the [totals of all keys](Self::totals_by_key). Backends can override it with a cheaper
+    /// query.
+    ///
+    /// # Errors
+    ///
+    /// [`ReadError::Unavailable`] if the backend fails.
+    async fn totals_of_keys(
+        &self,
+        range: &UsageRange,
+        keys: &[Option<KeyId>],
+    ) -> Result<BTreeMap<Option<KeyId>, Totals>, ReadError> {
+        let mut totals = self.totals_by_key(range).await?;
+        let keys: HashSet<_> = keys.iter().collect();
+        totals.retain(|key, _| keys.contains(key));
+        Ok(totals)
     }
 
     /// Returns the rollups of a range, ordered by start time, then by their other grouping fields.
@@ -296,6 +315,14 @@ macro_rules! forward_to_pointee {
                 range: &UsageRange,
             ) -> Result<BTreeMap<Option<KeyId>, Totals>, ReadError> {
                 (**self).totals_by_key(range).await
+            }
+
+            async fn totals_of_keys(
+                &self,
+                range: &UsageRange,
+                keys: &[Option<KeyId>],
+            ) -> Result<BTreeMap<Option<KeyId>, Totals>, ReadError> {
+                (**self).totals_of_keys(range, keys).await
             }
 
             async fn rollups(&self, range: &UsageRange) -> Result<Vec<Rollup>, ReadError> {

@@ -215,6 +215,108 @@ async fn summaries_are_exact_before_and_after_merging_in_postgres() {
     summaries_are_exact_before_and_after_merging(&backends, number).await;
 }
 
+/// Totals of callers come from blocks of hours and of days, which late events replace.
+async fn totals_of_long_ranges_are_exact<B: Backend>(
+    [one, other]: &[B; 2],
+    number: impl AsyncFn(&str) -> i64,
+) {
+    let today = Granularity::Day.floor(Timestamp::now());
+    let event = |hours: i64, minutes: i64| {
+        let mut event = UsageEvent::new(today - hours.hours() + minutes.minutes());
+        let n = fastrand::usize(..5);
+        event.key = (n > 0).then(|| key(n));
+        event.owner = (n > 1).then(|| format!("customer-{}", n % 2).into());
+        // The kinds differ from hour to hour.
+        event.status = Status::Http([200, 404, 503][fastrand::usize(..3)]);
+        event.endpoint = ["/v1/a", "/v1/b"][fastrand::usize(..2)].into();
+        (event.outcome, event.cause) = Outcome::of(event.status);
+        event.response_bytes = fastrand::u64(..1_000);
+        event
+    };
+    let mut all: Vec<_> = (0..30 * 24)
+        .filter(|hours| hours % 24 != 7)
+        .flat_map(|hours| [event(hours, 5), event(hours, 50)])
+        .collect();
+    let blocks =
+        |hours: i64| format!("SELECT count(*) FROM keytally_caller_totals WHERE hours = {hours}");
+    one.write(&Batch::new(all.clone())).await.unwrap();
+    for late in [
+        Vec::new(),
+        vec![event(25, 7)],
+        vec![event(600, 0), event(7, 1), event(250, 59)],
+    ] {
+        one.write(&Batch::new(late.clone())).await.unwrap();
+        all.extend(late);
+        assert_long_ranges(other, &all, today).await;
+        one.merge().await.unwrap();
+        // A block without requests in its last hour is stored if there were late ones.
+        assert!(
+            number(&blocks(6)).await >= 80,
+            "{}",
+            number(&blocks(6)).await
+        );
+        assert!(number(&blocks(192)).await >= 2);
+        assert_long_ranges(other, &all, today).await;
+    }
+    // New callers, and the same number of other ones.
+    let mut more = event(3, 3);
+    more.key = Some(key(77));
+    one.write(&Batch::new(vec![more.clone()])).await.unwrap();
+    all.push(more);
+    assert_long_ranges(other, &all, today).await;
+}
+
+/// Asserts that totals of all callers are those computed from the events.
+async fn assert_long_ranges<B: Backend>(backend: &B, events: &[UsageEvent], today: Timestamp) {
+    let spec = SummarySpec::new().by_key().by_owner();
+    for (from, to) in [
+        (720, 0),
+        (24, 0),
+        (30, 5),
+        (47, 23),
+        (193, 1),
+        (384, 192),
+        (600, 300),
+        (6, 0),
+        (25, 24),
+    ] {
+        for minutes in [0, 10] {
+            let start = today - from.hours() + minutes.minutes();
+            let end = today - to.hours() + minutes.minutes();
+            let within = || events.iter().filter(|it| it.time >= start && it.time < end);
+            let range = UsageRange::new().from(start).to(end);
+            let query = SummaryQuery::new(range.clone(), spec.clone());
+            let mut expected = spec.summarize(within());
+            let found = backend.summary(&query).await.unwrap();
+            assert_eq!(found, expected, "{range:?}");
+            let mut expected = expected.by_key.take().unwrap();
+            assert_eq!(
+                backend.totals_by_key(&range).await.unwrap(),
+                expected,
+                "{range:?}"
+            );
+            let keys = [None, Some(key(2)), Some(key(8))];
+            expected.retain(|key, _| keys.contains(key));
+            let found = backend.totals_of_keys(&range, &keys).await.unwrap();
+            assert_eq!(found, expected, "{range:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn totals_of_long_ranges_are_exact_in_sqlite() {
+    let (backends, db, _dir) = in_sqlite().await;
+    let number = async |sql: &str| number_in_sqlite(&db, sql).await;
+    totals_of_long_ranges_are_exact(&backends, number).await;
+}
+
+#[tokio::test]
+async fn totals_of_long_ranges_are_exact_in_postgres() {
+    let (backends, db) = in_postgres().await;
+    let number = async |sql: &str| support::number(&db, sql).await;
+    totals_of_long_ranges_are_exact(&backends, number).await;
+}
+
 /// Writes as if the clock was set forward and back by an hour.
 async fn clock_steps_lose_and_duplicate_nothing<B: Backend>([one, other]: &[B; 2]) {
     let mut all = Vec::new();

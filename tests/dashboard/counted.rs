@@ -109,6 +109,14 @@ impl UsageReader for Counted {
         self.counted().totals_by_key(range).await
     }
 
+    async fn totals_of_keys(
+        &self,
+        range: &UsageRange,
+        keys: &[Option<KeyId>],
+    ) -> Result<BTreeMap<Option<KeyId>, Totals>, ReadError> {
+        self.counted().totals_of_keys(range, keys).await
+    }
+
     async fn rollups(&self, range: &UsageRange) -> Result<Vec<Rollup>, ReadError> {
         self.counted().rollups(range).await
     }

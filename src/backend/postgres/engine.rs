@@ -13,8 +13,8 @@ use super::partition_cache::PartitionCache;
 use super::rollups::{add_rollups, insert_rollups};
 use super::types::{Id, Json, Time, address};
 use crate::backend::sql::{
-    ActivityWriter, Changed, Dictionaries, Engine, Names, Row, SeriesRollup, Session, Statement,
-    Value, decode, timestamp,
+    ActivityWriter, CallerCache, Changed, Dictionaries, Engine, Names, Row, SeriesRollup, Session,
+    Statement, Value, decode, timestamp,
 };
 use crate::key::InvalidationFeed;
 
@@ -22,6 +22,7 @@ pub(in crate::backend) struct PostgresEngine {
     pub(super) pool: PgPool,
     pub(super) names: Names,
     pub(super) dictionaries: Dictionaries,
+    pub(super) callers: CallerCache,
     pub(super) activity: ActivityWriter,
     pub(super) partition_cache: PartitionCache,
     /// Listens for changes by other processes; `None` if disabled.
@@ -121,6 +122,10 @@ impl Engine for PostgresEngine {
 
     fn names(&self) -> &Names {
         &self.names
+    }
+
+    fn callers(&self) -> &CallerCache {
+        &self.callers
     }
 
     async fn reader(&self) -> Result<PostgresSession, SqlError> {

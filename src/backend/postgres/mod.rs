@@ -24,8 +24,8 @@ use self::engine::PostgresEngine;
 use self::listener::Listener;
 use self::partition_cache::PartitionCache;
 use super::sql::{
-    ActivityWriter, BackendError, Dialect, Dictionaries, Maintenance, Names, PruneReport,
-    Retention, SqlBackend, SqlName, keep_in_sql,
+    ActivityWriter, BackendError, CallerCache, Dialect, Dictionaries, Maintenance, Names,
+    PruneReport, Retention, SqlBackend, SqlName, keep_in_sql,
 };
 use crate::id::KeyId;
 use crate::key::{
@@ -123,6 +123,7 @@ impl PostgresBackend {
             pool,
             names: Names::new(Dialect::Postgres),
             dictionaries: Dictionaries::default(),
+            callers: CallerCache::default(),
             activity: ActivityWriter::default(),
             partition_cache: PartitionCache::default(),
             listener: Some(Listener::default()),

@@ -186,6 +186,14 @@ macro_rules! keep_in_sql {
                 self.0.totals_by_key(range).await
             }
 
+            async fn totals_of_keys(
+                &self,
+                range: &UsageRange,
+                keys: &[Option<KeyId>],
+            ) -> Result<BTreeMap<Option<KeyId>, Totals>, ReadError> {
+                self.0.totals_of_keys(range, keys).await
+            }
+
             async fn rollups(&self, range: &UsageRange) -> Result<Vec<Rollup>, ReadError> {
                 self.0.rollups(range).await
             }

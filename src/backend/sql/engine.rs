@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use sqlx::Error as SqlError;
 use uuid::Uuid;
 
+use super::callers::CallerCache;
 use super::changed::Changed;
 use super::names::Names;
 use super::series_rollup::SeriesRollup;
@@ -18,6 +19,9 @@ pub(in crate::backend) trait Engine: Send + Sync + 'static {
 
     /// The table names and the SQL dialect.
     fn names(&self) -> &Names;
+
+    /// The callers that were last read.
+    fn callers(&self) -> &CallerCache;
 
     /// A connection for a single query.
     fn reader(&self) -> impl Future<Output = Result<Self::Session, SqlError>> + Send;

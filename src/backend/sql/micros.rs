@@ -9,3 +9,8 @@ pub(super) const DAY: i64 = 24 * HOUR;
 pub(super) fn floor(time: i64, width: i64) -> i64 {
     time.div_euclid(width).saturating_mul(width)
 }
+
+/// The first start of a time bucket of a width that is not earlier than a time.
+pub(super) fn ceil(time: i64, width: i64) -> i64 {
+    floor(time.saturating_add(width - 1), width)
+}

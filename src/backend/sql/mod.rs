@@ -6,6 +6,7 @@ mod audit;
 mod backend;
 mod batch_rollup;
 mod batched;
+mod callers;
 mod changed;
 mod compact;
 mod dialect;
@@ -38,6 +39,7 @@ pub(super) use batch_rollup::{BatchRollup, id_time_differs, stored_path};
 #[cfg(feature = "postgres")]
 pub(super) use batched::FirstFailure;
 pub(super) use batched::delete_in_batches;
+pub(super) use callers::CallerCache;
 pub(super) use changed::Changed;
 pub(super) use dialect::Dialect;
 pub(super) use dictionary::{Dictionaries, Numbers};

@@ -72,6 +72,15 @@ impl<E: Engine> SqlBackend<E> {
         totals.map_err(ReadError::unavailable)
     }
 
+    pub(in crate::backend) async fn totals_of_keys(
+        &self,
+        range: &UsageRange,
+        keys: &[Option<KeyId>],
+    ) -> Result<BTreeMap<Option<KeyId>, Totals>, ReadError> {
+        let totals = rollup_query::totals_of_keys(&*self.engine, range, keys).await;
+        totals.map_err(ReadError::unavailable)
+    }
+
     pub(in crate::backend) async fn rollups(
         &self,
         range: &UsageRange,

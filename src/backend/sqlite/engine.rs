@@ -10,8 +10,8 @@ use uuid::Uuid;
 
 use super::rollups::{add_rollups, insert_rollups};
 use crate::backend::sql::{
-    ActivityWriter, Changed, Dictionaries, Engine, Names, Row, SeriesRollup, Session, Statement,
-    Value, decode, delete_in_batches,
+    ActivityWriter, CallerCache, Changed, Dictionaries, Engine, Names, Row, SeriesRollup, Session,
+    Statement, Value, decode, delete_in_batches,
 };
 
 pub(super) struct SqliteEngine {
@@ -20,6 +20,7 @@ pub(super) struct SqliteEngine {
     pub(super) readers: SqlitePool,
     pub(super) names: Names,
     pub(super) dictionaries: Dictionaries,
+    pub(super) callers: CallerCache,
     pub(super) activity: ActivityWriter,
     /// Keeps an in-memory database alive, which is deleted with its last connection: the pool may close
     /// connections when an acquire is cancelled.
@@ -38,6 +39,7 @@ impl SqliteEngine {
             readers,
             names,
             dictionaries: Dictionaries::default(),
+            callers: CallerCache::default(),
             activity: ActivityWriter::default(),
             keeper: None,
         }
@@ -82,6 +84,10 @@ impl Engine for SqliteEngine {
 
     fn names(&self) -> &Names {
         &self.names
+    }
+
+    fn callers(&self) -> &CallerCache {
+        &self.callers
     }
 
     async fn reader(&self) -> Result<SqliteSession, SqlError> {

@@ -123,6 +123,24 @@ where
     let expected = by_key(within(events, range));
     let rule = format!("totals by key equal those computed from the events: {range:?}");
     equal(&totals, &expected, rule);
+    // No key, one, and several with anonymous requests.
+    let all: Vec<_> = expected.keys().copied().collect();
+    for keys in [
+        &[],
+        &all[..all.len().min(1)],
+        &all[all.len() / 2..],
+        &[None],
+    ] {
+        let totals = backend.totals_of_keys(range, keys).await;
+        let totals = succeeds(
+            totals,
+            format_args!("a query for totals of keys succeeds: {range:?}"),
+        );
+        let mut expected = expected.clone();
+        expected.retain(|key, _| keys.contains(key));
+        let rule = format!("totals of keys equal those computed from the events: {range:?}");
+        equal(&totals, &expected, rule);
+    }
 }
 
 async fn rollups_add_up<B>(backend: &B, events: &[UsageEvent], range: &UsageRange)

@@ -14,7 +14,7 @@ use crate::dashboard::month::Month;
 use crate::dashboard::page_context::zone_named;
 use crate::dashboard::state::Shared;
 use crate::id::KeyId;
-use crate::usage::summary::{TooManyBuckets, spikes};
+use crate::usage::summary::{TooManyBuckets, candidates, spikes};
 use crate::usage::{Granularity, SummaryQuery, SummarySpec, UsageRange, UsageReader};
 use crate::web::Problem;
 use crate::web::schema::{MonthByOwner, OverTime, Spikes, Summary, names};
@@ -241,8 +241,9 @@ pub(super) async fn find_spikes(
     let before = from.saturating_sub(to.duration_since(from));
     let before = before.unwrap_or(Timestamp::MIN);
     let range = |from, to| UsageRange::new().from(from).to(to);
-    let before = shared.usage.totals_by_key(&range(before, from)).await?;
     let now = shared.usage.totals_by_key(&range(from, to)).await?;
+    let (before, keys) = (range(before, from), candidates(&now));
+    let before = shared.usage.totals_of_keys(&before, &keys).await?;
     let found = spikes(&now, &before);
     Ok(Json(found.into()))
 }

@@ -119,6 +119,15 @@ pub fn spikes(
     spikes
 }
 
+/// The keys of which [`spikes`] needs the totals of the previous range: those with enough requests.
+#[cfg_attr(not(feature = "dashboard"), expect(dead_code))]
+pub(crate) fn candidates(now: &BTreeMap<Option<KeyId>, Totals>) -> Vec<Option<KeyId>> {
+    let has_enough =
+        |totals: &Totals| totals.failed().max(totals.rate_limited()) >= Spike::MIN_REQUESTS;
+    let keys = now.iter().filter(|(_, totals)| has_enough(totals));
+    keys.map(|(key, _)| *key).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -137,7 +146,9 @@ mod tests {
 
     fn found(now: [u64; 3], before: [u64; 3]) -> Vec<Outcome> {
         let of = |counts| BTreeMap::from([(None, totals(counts))]);
-        let spikes = spikes(&of(now), &of(before));
+        let (now, before) = (of(now), of(before));
+        let spikes = spikes(&now, &before);
+        assert!(spikes.is_empty() || candidates(&now) == [None]);
         spikes.iter().map(|spike| spike.outcome).collect()
     }
 

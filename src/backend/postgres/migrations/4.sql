@@ -177,9 +177,9 @@ CREATE TABLE {prefix}caller_totals (
 );
 CREATE INDEX {unqualified_prefix}outdated_caller_totals ON {prefix}caller_totals (start) WHERE totals IS NULL;
 ALTER TABLE {prefix}caller_totals ALTER COLUMN totals SET STORAGE EXTERNAL;
-COMMENT ON TABLE {prefix}caller_totals IS 'The totals of all callers by outcome and cause, in each hour and each day (UTC).';
-COMMENT ON COLUMN {prefix}caller_totals.hours IS '1 for an hour, 24 for a day.';
-COMMENT ON COLUMN {prefix}caller_totals.start IS 'The start of the hour or the day.';
+COMMENT ON TABLE {prefix}caller_totals IS 'The totals of all callers by outcome and cause, in each hour, day (UTC) and block of these.';
+COMMENT ON COLUMN {prefix}caller_totals.hours IS '1 for an hour, 6 for six hours, 24 for a day, 192 for eight days.';
+COMMENT ON COLUMN {prefix}caller_totals.start IS 'The start of these hours.';
 COMMENT ON COLUMN {prefix}caller_totals.totals IS 'The totals in the format of rollup records. NULL if they are outdated.';
 
 CREATE TABLE {prefix}caller_minutes (
@@ -343,6 +343,8 @@ ALTER INDEX {prefix}new_days_pkey RENAME TO {unqualified_prefix}days_pkey;
 ALTER INDEX {prefix}new_minutes_by_start RENAME TO {unqualified_prefix}minutes_by_start;
 ALTER INDEX {prefix}new_hours_by_start RENAME TO {unqualified_prefix}hours_by_start;
 ALTER INDEX {prefix}new_days_by_start RENAME TO {unqualified_prefix}days_by_start;
+-- The planner prefers an index on starts to the primary key, and would read the minutes of every caller.
+CREATE INDEX {unqualified_prefix}minutes_together ON {prefix}minutes (start) WHERE caller_id = 0;
 COMMENT ON TABLE {prefix}minutes IS 'Rollups of all requests by minute, independent of the request log. Older rows cover a quarter of an hour.';
 COMMENT ON COLUMN {prefix}minutes.caller_id IS 'References the callers table. 0: all callers together.';
 COMMENT ON COLUMN {prefix}minutes.start IS 'The start of the minute.';

@@ -61,7 +61,7 @@ pub(super) async fn store_minutes<S: Session>(
 }
 
 /// Maps kinds to one of those with the same outcome and cause, billable or not.
-async fn representatives<S: Session>(
+pub(super) async fn representatives<S: Session>(
     session: &mut S,
     names: &Names,
     kinds: BTreeSet<i32>,

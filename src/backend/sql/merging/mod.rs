@@ -7,13 +7,15 @@
 //!    with others of limited size that are marked as ready. Rollups of minutes that have not passed are put back.
 //! 2. [`add`] adds one ready record after another to the table of minutes, and to the
 //!    [totals of callers](caller_minutes) by minute.
-//! 3. [`roll_up`] adds up the minutes of an hour that has passed, and the hours of a day, also by [outcome](outcomes).
+//! 3. [`roll_up`] adds up the minutes of an hour that has passed, and the hours of a day, also by [outcome](outcomes),
+//!    and the totals of callers in [blocks] of several hours or days.
 //!
 //! Each step is a transaction, so that merging can be interrupted at any time, and one process merges at a time.
 //! Readers add the rollups of all records that are left, and read minutes where there are no hours yet, in the same
 //! snapshot.
 
 mod add;
+mod blocks;
 mod caller_minutes;
 mod collect;
 mod merged;
@@ -37,6 +39,7 @@ use crate::telemetry;
 use crate::usage::MergeBacklog;
 
 use self::add::add_ready;
+pub(super) use self::blocks::block_of;
 use self::collect::{Collected, GRACE, collect};
 pub(super) use self::merged::Merged;
 use self::outcomes::store_outdated_totals;

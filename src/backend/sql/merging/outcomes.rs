@@ -9,6 +9,8 @@ use std::ops::{Range, RangeInclusive};
 use sqlx::Error as SqlError;
 use tokio::time::Instant;
 
+use super::blocks::{delete_block, store_block};
+use super::merged::Merged;
 use crate::backend::sql::batched::pause_since;
 use crate::backend::sql::engine::{Engine, Row, Session, Statement, Value};
 use crate::backend::sql::micros::{DAY, HOUR, floor};
@@ -46,12 +48,13 @@ pub(super) async fn aggregate_hour<S: Session>(
     Ok(())
 }
 
-/// Stores the totals of each caller in an hour or a day, in microseconds, as one record, if there are any.
-/// Replaces the previous one.
+/// Stores the totals of each caller in an hour or a day, in microseconds, as one record, if there are any, and those of
+/// its block. Replaces the previous ones. `until` is the time up to which hours or days are rolled up.
 pub(super) async fn store_totals<S: Session>(
     session: &mut S,
     names: &Names,
     bucket: Range<i64>,
+    until: i64,
 ) -> Result<(), SqlError> {
     let select = format!(
         "SELECT t.caller_id, min(t.kind_id) AS kind_id, {}
@@ -89,7 +92,8 @@ pub(super) async fn store_totals<S: Session>(
             .bind(Value::Time(Some(bucket.start)));
         session.execute(delete).await?;
     }
-    Ok(())
+    let width = bucket.end - bucket.start;
+    store_block(session, names, bucket.start, width, until).await
 }
 
 fn sums(names: &Names) -> String {
@@ -126,6 +130,7 @@ pub(super) async fn aggregate_late<S: Session>(
             .bind(width / HOUR)
             .bind(Value::Time(Some(start)));
         session.execute(mark).await?;
+        delete_block(session, names, start, width).await?;
     }
     Ok(())
 }
@@ -151,7 +156,12 @@ pub(super) async fn store_outdated_totals<E: Engine>(
         let Some(bucket) = next_outdated(&mut session, names).await? else {
             return Ok(());
         };
-        store_totals(&mut session, names, bucket).await?;
+        let merged = Merged::read(&mut session, names).await?;
+        let until = match bucket.end - bucket.start {
+            HOUR => merged.hours,
+            _ => merged.days,
+        };
+        store_totals(&mut session, names, bucket, until).await?;
         session.commit().await?;
         pause_since(start).await;
     }

@@ -115,7 +115,8 @@ async fn roll_up_next<E: Engine>(
         if width == HOUR {
             aggregate_hour(&mut session, names, bucket, 0..=i32::MAX).await?;
         }
-        store_totals(&mut session, names, bucket..bucket + width).await?;
+        let bucket = bucket..bucket + width;
+        store_totals(&mut session, names, bucket.clone(), bucket.end).await?;
     }
     let mark = "INSERT INTO {prefix}pruned (kind, before) VALUES ($1, $2)
         ON CONFLICT (kind) DO UPDATE SET before = excluded.before";

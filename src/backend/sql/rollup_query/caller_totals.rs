@@ -1,11 +1,15 @@
-//! The totals of callers, stored as records: one for each hour and each day, and several for the minutes of an hour.
+//! The totals of callers, stored as records: one for each hour, each day and each block of these, and several for the
+//! minutes of an hour.
+
+use std::ops::Range;
 
 use sqlx::Error as SqlError;
 
 use super::range_cover::RangePart;
 use super::totals_by_caller::TotalsByCaller;
 use crate::backend::sql::engine::{Row, Session, Statement, Value};
-use crate::backend::sql::micros::{HOUR, floor};
+use crate::backend::sql::merging::block_of;
+use crate::backend::sql::micros::{HOUR, ceil, floor};
 use crate::backend::sql::names::Names;
 use crate::backend::sql::value::required;
 use crate::usage::Granularity;
@@ -21,37 +25,87 @@ pub(super) async fn add_stored<S: Session>(
     part: &RangePart,
     totals: &mut TotalsByCaller<'_>,
 ) -> Result<(), SqlError> {
-    let starts = &part.starts;
+    if part.width < Granularity::Hour {
+        return add_minutes(session, names, &part.starts, totals).await;
+    }
+    let width = part.width.seconds() * 1_000_000;
+    let Some(block) = block_of(width) else {
+        return add(session, names, width, part.starts.clone(), totals)
+            .await
+            .map(drop);
+    };
+    let whole = ceil(part.starts.start, block)..floor(part.starts.end, block);
+    let found = add(session, names, block, whole, totals).await?;
+    // Those that are in no block.
+    let mut from = part.starts.start;
+    let ends = part.starts.end..part.starts.end;
+    for next in found
+        .into_iter()
+        .map(|start| start..start + block)
+        .chain([ends])
+    {
+        add(session, names, width, from..next.start, totals).await?;
+        from = next.end;
+    }
+    Ok(())
+}
+
+/// Adds the totals of hours, of days or of blocks of them that start in a range. Returns where they start.
+async fn add<S: Session>(
+    session: &mut S,
+    names: &Names,
+    width: i64,
+    starts: Range<i64>,
+    totals: &mut TotalsByCaller<'_>,
+) -> Result<Vec<i64>, SqlError> {
+    let mut found = Vec::new();
+    let mut rest = starts.clone();
+    while !rest.is_empty() {
+        let select = format!(
+            "SELECT start, totals FROM {{prefix}}caller_totals
+            WHERE hours = {} AND start >= $1 AND start < $2 ORDER BY start LIMIT {AT_ONCE}",
+            width / HOUR
+        );
+        let select = Statement::new(names, &select)
+            .bind(Value::Time(Some(rest.start)))
+            .bind(Value::Time(Some(rest.end)));
+        let rows = session.fetch(select).await?;
+        if rows.len() < AT_ONCE {
+            rest.start = rest.end;
+        }
+        for row in rows {
+            let start = required(row.time("start")?)?;
+            totals.add_record(required(row.bytes("totals")?)?, &starts)?;
+            found.push(start);
+            rest.start = rest.start.max(start + 1);
+            drop(row);
+            tokio::task::yield_now().await;
+        }
+    }
+    Ok(found)
+}
+
+async fn add_minutes<S: Session>(
+    session: &mut S,
+    names: &Names,
+    starts: &Range<i64>,
+    totals: &mut TotalsByCaller<'_>,
+) -> Result<(), SqlError> {
     // The last record that was read.
-    let (mut start, mut number) = (starts.start - 1, i64::MAX);
-    let is_of_minutes = part.width < Granularity::Hour;
-    let at_once = if is_of_minutes {
-        MINUTES_AT_ONCE
-    } else {
-        AT_ONCE
-    };
-    let select = if is_of_minutes {
-        start = floor(starts.start, HOUR) - 1;
-        format!(
-            "SELECT hour AS start, number, totals FROM {{prefix}}caller_minutes
-            WHERE hour < $1 AND (hour, number) > ($2, $3) ORDER BY hour, number LIMIT {at_once}"
-        )
-    } else {
-        format!(
-            "SELECT start, $3 AS number, totals FROM {{prefix}}caller_totals
-            WHERE hours = {} AND start < $1 AND start > $2 ORDER BY start LIMIT {at_once}",
-            part.width.seconds() / 3_600
-        )
-    };
+    let (mut hour, mut number) = (floor(starts.start, HOUR) - 1, i64::MAX);
     loop {
+        let select = format!(
+            "SELECT hour, number, totals FROM {{prefix}}caller_minutes
+            WHERE hour < $1 AND (hour, number) > ($2, $3) ORDER BY hour, number LIMIT {MINUTES_AT_ONCE}"
+        );
         let select = Statement::new(names, &select)
             .bind(Value::Time(Some(starts.end)))
-            .bind(Value::Time(Some(start)))
+            .bind(Value::Time(Some(hour)))
             .bind(number);
         let rows = session.fetch(select).await?;
-        let is_last = rows.len() < at_once;
+        let is_last = rows.len() < MINUTES_AT_ONCE;
         for row in rows {
-            start = required(row.time("start")?)?;
+            hour = required(row.time("hour")?)?;
             number = required(row.integer("number")?)?;
             totals.add_record(required(row.bytes("totals")?)?, starts)?;
             drop(row);

@@ -14,23 +14,26 @@ mod time_buckets;
 mod totals_by_caller;
 mod unmerged;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::ops::Range;
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use sqlx::Error as SqlError;
 
 use self::caller_totals::add_stored;
 use self::range_cover::{RangePart, Widths, bounded, cover_range, is_exact};
-use self::row::{Attributes, outcome_rollup};
-use self::statement::{Callers, by_caller, by_outcome, by_series, callers_of, extent, kinds};
+use self::row::{Attributes, callers, outcome_rollup};
+use self::statement::{
+    Callers, Scope, by_caller, by_outcome, by_series, callers_of, callers_state, extent, kinds,
+};
 use self::time_buckets::{Section, TimeBuckets, sections};
 use self::totals_by_caller::TotalsByCaller;
 use self::unmerged::unmerged;
+use super::callers::{Callers as KnownCallers, CallersState};
 use super::engine::{Engine, Row, Session, Statement};
 use super::merging::Merged;
 use super::micros::{HOUR, MINUTE, QUARTER, floor};
-use super::names::Names;
 use super::series_rollup::SeriesRollup;
 use super::value::{amounts, as_micros, required, series};
 use crate::id::KeyId;
@@ -46,7 +49,7 @@ pub(in crate::backend::sql) async fn summary<E: Engine>(
     range: &UsageRange,
     spec: &SummarySpec,
 ) -> Result<Summary, SqlError> {
-    let is_unfiltered = range.key.is_none() && range.owner.is_none();
+    let is_unfiltered = Scope::from(range).is_unfiltered();
     let callers = match is_unfiltered {
         true => Callers::Together,
         false => Callers::Each,
@@ -61,14 +64,14 @@ pub(in crate::backend::sql) async fn summary<E: Engine>(
     let days = cover_range(&snapshot.starts, Granularity::Day, snapshot.widths);
     let latency = spec.has_latency();
     let statement = by_series(names, range, callers, &days, &TimeBuckets::None, latency);
-    let unmerged = snapshot.unmerged_rollups(names, range, callers).await?;
+    let unmerged = snapshot.unmerged_rollups(engine, range, callers).await?;
     let rollups = snapshot.read(statement, Granularity::Day).await?;
     let rollups = rollups.iter().chain(&unmerged);
     let mut summary = spec.without_grid().summarize(rollups);
     summary.exact = is_exact;
     // Without a filter, the rollups above are not grouped by caller.
     if is_unfiltered && (spec.has_keys() || spec.has_owners()) {
-        let totals = snapshot.totals_by_caller(engine, range).await?;
+        let totals = snapshot.totals_by_caller(engine, range.into()).await?;
         summary.by_key = spec.has_keys().then(|| totals.by_key());
         summary.by_owner = spec.has_owners().then(|| totals.by_owner());
     }
@@ -94,9 +97,38 @@ pub(in crate::backend::sql) async fn totals_by_key<E: Engine>(
     engine: &E,
     range: &UsageRange,
 ) -> Result<BTreeMap<Option<KeyId>, Totals>, SqlError> {
-    match Snapshot::open(engine, range).await?.0 {
+    totals(engine, range.into()).await
+}
+
+/// Computes the totals of a range by key, of some keys.
+pub(in crate::backend::sql) async fn totals_of_keys<E: Engine>(
+    engine: &E,
+    range: &UsageRange,
+    keys: &[Option<KeyId>],
+) -> Result<BTreeMap<Option<KeyId>, Totals>, SqlError> {
+    if keys.is_empty() {
+        return Ok(BTreeMap::new());
+    }
+    let are_few = keys.len() <= FEW_CALLERS;
+    let scope = Scope {
+        range,
+        keys: are_few.then_some(keys),
+    };
+    let mut totals = totals(engine, scope).await?;
+    if !are_few {
+        let keys: HashSet<_> = keys.iter().collect();
+        totals.retain(|key, _| keys.contains(key));
+    }
+    Ok(totals)
+}
+
+async fn totals<E: Engine>(
+    engine: &E,
+    scope: Scope<'_>,
+) -> Result<BTreeMap<Option<KeyId>, Totals>, SqlError> {
+    match Snapshot::open(engine, scope.range).await?.0 {
         Some(mut snapshot) => {
-            let totals = snapshot.totals_by_caller(engine, range).await?;
+            let totals = snapshot.totals_by_caller(engine, scope).await?;
             Ok(totals.by_key())
         }
         None => Ok(BTreeMap::new()),
@@ -113,7 +145,7 @@ pub(in crate::backend::sql) async fn rollups<E: Engine>(
     };
     let parts = cover_range(&snapshot.starts, Granularity::Minute, snapshot.widths);
     let (names, each) = (engine.names(), TimeBuckets::Each);
-    let unmerged = snapshot.unmerged_rollups(names, range, Callers::Each);
+    let unmerged = snapshot.unmerged_rollups(engine, range, Callers::Each);
     let mut rollups = unmerged.await?;
     for part in parts {
         let width = part.width;
@@ -214,14 +246,13 @@ impl<S: Session> Snapshot<S> {
     async fn totals_by_caller<E: Engine<Session = S>>(
         &mut self,
         engine: &E,
-        range: &UsageRange,
+        scope: Scope<'_>,
     ) -> Result<TotalsByCaller<'_>, SqlError> {
         let names = engine.names();
-        let unmerged = self.unmerged(names, range, Callers::Each).await?;
+        let unmerged = self.unmerged(engine, scope, Callers::Each).await?;
         let parts = cover_range(&self.starts, Granularity::Day, self.widths);
         // Those of a few callers are read faster from their rollups.
-        let is_unfiltered = range.key.is_none() && range.owner.is_none();
-        let are_many = is_unfiltered || self.attributes.callers().len() > FEW_CALLERS;
+        let are_many = scope.is_unfiltered() || self.attributes.callers.all().len() > FEW_CALLERS;
         let is_stored = |part: &RangePart| match part.width {
             Granularity::Minute | Granularity::QuarterHour => {
                 part.starts.start >= self.minutes_from
@@ -247,7 +278,7 @@ impl<S: Session> Snapshot<S> {
             }
         }
         if !read.is_empty() {
-            let rows = self.session.fetch(by_caller(names, range, read)).await?;
+            let rows = self.session.fetch(by_caller(names, scope, read)).await?;
             for row in &rows {
                 totals.add(series(row)?, &amounts(row)?);
             }
@@ -261,16 +292,45 @@ impl<S: Session> Snapshot<S> {
         Ok(totals)
     }
 
-    /// The rollups of the range that are not in the tables yet.
-    async fn unmerged(
+    /// The callers of a query.
+    async fn callers<E: Engine<Session = S>>(
         &mut self,
-        names: &Names,
-        range: &UsageRange,
+        engine: &E,
+        scope: Scope<'_>,
+    ) -> Result<Arc<KnownCallers>, SqlError> {
+        let (names, session) = (engine.names(), &mut self.session);
+        let mut state = None;
+        if scope.is_unfiltered() {
+            let rows = session.fetch(callers_state(names)).await?;
+            let row = required(rows.first())?;
+            let now = CallersState {
+                count: required(row.integer("count")?)?,
+                last: row.integer("last")?,
+                tokens: row.integer("tokens")?,
+            };
+            if let Some(callers) = engine.callers().get(now) {
+                return Ok(callers);
+            }
+            state = Some(now);
+        }
+        let rows = session.fetch(callers_of(names, scope)).await?;
+        let callers = Arc::new(callers(required(rows.first())?)?);
+        if let Some(state) = state {
+            engine.callers().set(state, &callers);
+        }
+        Ok(callers)
+    }
+
+    /// The rollups of the range that are not in the tables yet.
+    async fn unmerged<E: Engine<Session = S>>(
+        &mut self,
+        engine: &E,
+        scope: Scope<'_>,
         callers: Callers,
     ) -> Result<Vec<SeriesRollup>, SqlError> {
+        let names = engine.names();
         if callers == Callers::Each {
-            let rows = self.session.fetch(callers_of(names, range)).await?;
-            self.attributes.add_callers(required(rows.first())?)?;
+            self.attributes.callers = self.callers(engine, scope).await?;
         }
         let (attributes, starts) = (&self.attributes, &self.starts);
         let session = &mut self.session;
@@ -278,13 +338,14 @@ impl<S: Session> Snapshot<S> {
     }
 
     /// The same with their attributes.
-    async fn unmerged_rollups(
+    async fn unmerged_rollups<E: Engine<Session = S>>(
         &mut self,
-        names: &Names,
+        engine: &E,
         range: &UsageRange,
         callers: Callers,
     ) -> Result<Vec<Rollup>, SqlError> {
-        let unmerged = self.unmerged(names, range, callers).await?.into_iter();
+        let unmerged = self.unmerged(engine, range.into(), callers).await?;
+        let unmerged = unmerged.into_iter();
         let rollups = unmerged.map(|rollup| {
             let width = self.widths.narrowest(rollup.start);
             self.attributes.rollup_of(rollup, width)

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use crate::backend::sql::merging::Merged;
-use crate::backend::sql::micros::{DAY, HOUR, MINUTE, QUARTER, floor};
+use crate::backend::sql::micros::{DAY, HOUR, MINUTE, QUARTER, ceil, floor};
 use crate::backend::sql::value::ceil_micros;
 use crate::usage::{Granularity, UsageRange};
 
@@ -74,10 +74,6 @@ pub(super) fn is_exact(range: &UsageRange, first: i64, last: i64, widths: Widths
         let width = widths.narrowest(edge).seconds() * 1_000_000;
         edge <= first || edge >= last + MINUTE || edge % width == 0
     })
-}
-
-fn ceil(time: i64, width: i64) -> i64 {
-    floor(time.saturating_add(width - 1), width)
 }
 
 /// The rollups that cover a range: the widest inside, up to this width, and narrower ones at its ends. A rollup

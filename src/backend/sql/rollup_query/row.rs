@@ -7,6 +7,7 @@ use foldhash::fast::RandomState;
 use jiff::Timestamp;
 use sqlx::Error as SqlError;
 
+use crate::backend::sql::callers::Callers;
 use crate::backend::sql::engine::Row;
 use crate::backend::sql::histogram;
 use crate::backend::sql::series_rollup::{ALL_CALLERS, Amounts, Series, SeriesRollup};
@@ -17,42 +18,15 @@ use crate::id::KeyId;
 use crate::usage::summary::Amounts as KindAmounts;
 use crate::usage::{Granularity, LatencyHistogram, Method, Rollup, Status};
 
-pub(super) type KeyAndOwner = (Option<KeyId>, Option<Arc<str>>);
-
 /// The attributes of callers and kinds by number.
 #[derive(Default)]
 pub(super) struct Attributes {
-    callers: Vec<KeyAndOwner>,
-    /// The positions of callers by number.
-    positions: HashMap<i32, usize, RandomState>,
+    pub(super) callers: Arc<Callers>,
     /// As empty rollups.
     kinds: HashMap<i32, Rollup, RandomState>,
 }
 
 impl Attributes {
-    /// Adds callers, given as arrays. Equal owners share their memory.
-    pub(super) fn add_callers(&mut self, row: &impl Row) -> Result<(), SqlError> {
-        let mut seen: HashSet<Arc<str>, RandomState> = HashSet::default();
-        let mut shared = |owner: String| match seen.get(&*owner) {
-            Some(shared) => shared.clone(),
-            None => {
-                let shared: Arc<str> = owner.into();
-                seen.insert(shared.clone());
-                shared
-            }
-        };
-        let json = |column| required(row.text(column)?);
-        let ids: Vec<i32> = from_json(json("ids")?)?;
-        let keys: Vec<Option<KeyId>> = from_json(json("keys")?)?;
-        let owners: Vec<Option<String>> = from_json(json("owners")?)?;
-        for ((id, key), owner) in ids.into_iter().zip(keys).zip(owners) {
-            if self.positions.insert(id, self.callers.len()).is_none() {
-                self.callers.push((key, owner.map(&mut shared)));
-            }
-        }
-        Ok(())
-    }
-
     pub(super) fn add_kinds<R: Row>(&mut self, rows: &[R]) -> Result<(), SqlError> {
         for row in rows {
             let kind = Rollup {
@@ -68,15 +42,6 @@ impl Attributes {
         Ok(())
     }
 
-    pub(super) fn callers(&self) -> &[KeyAndOwner] {
-        &self.callers
-    }
-
-    /// The position of a caller in [`callers`](Self::callers).
-    pub(super) fn position(&self, caller: i32) -> Option<usize> {
-        self.positions.get(&caller).copied()
-    }
-
     /// The kinds as empty amounts.
     pub(super) fn kind_amounts(&self) -> impl Iterator<Item = (i32, KindAmounts)> {
         let kinds = self.kinds.iter();
@@ -87,7 +52,11 @@ impl Attributes {
     fn of(&self, Series { caller, kind }: Series, width: Granularity) -> Option<Rollup> {
         let (key, owner) = match caller == ALL_CALLERS {
             true => (None, None),
-            false => self.callers.get(self.position(caller)?)?.clone(),
+            false => self
+                .callers
+                .all()
+                .get(self.callers.position(caller)?)?
+                .clone(),
         };
         Some(Rollup {
             key,
@@ -142,6 +111,27 @@ impl Attributes {
             ..empty
         }))
     }
+}
+
+/// The callers of a row with arrays. Equal owners share their memory.
+pub(super) fn callers(row: &impl Row) -> Result<Callers, SqlError> {
+    let mut seen: HashSet<Arc<str>, RandomState> = HashSet::default();
+    let mut shared = |owner: String| match seen.get(&*owner) {
+        Some(shared) => shared.clone(),
+        None => {
+            let shared: Arc<str> = owner.into();
+            seen.insert(shared.clone());
+            shared
+        }
+    };
+    let json = |column| required(row.text(column)?);
+    let numbers: Vec<i32> = from_json(json("ids")?)?;
+    let keys: Vec<Option<KeyId>> = from_json(json("keys")?)?;
+    let owners: Vec<Option<String>> = from_json(json("owners")?)?;
+    let owners = owners.into_iter().map(|owner| owner.map(&mut shared));
+    Ok(Callers::new(
+        numbers.into_iter().zip(keys.into_iter().zip(owners)),
+    ))
 }
 
 /// An empty rollup with the outcome and the cause of a row, billable or not.

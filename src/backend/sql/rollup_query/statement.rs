@@ -6,6 +6,7 @@ use crate::backend::sql::engine::{Statement, Value};
 use crate::backend::sql::names::Names;
 use crate::backend::sql::rollup_record::READABLE;
 use crate::backend::sql::series_rollup::ALL_CALLERS;
+use crate::id::KeyId;
 use crate::usage::{Granularity, UsageRange};
 
 /// The time ranges of the rollups in tables and of those in records; the times before which minutes were pruned,
@@ -39,13 +40,41 @@ pub(super) enum Callers {
     Together,
 }
 
+/// The range of a query, and its keys if it is for a few, at least one.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Scope<'a> {
+    pub(super) range: &'a UsageRange,
+    pub(super) keys: Option<&'a [Option<KeyId>]>,
+}
+
+impl Scope<'_> {
+    /// Whether it includes all callers.
+    pub(super) fn is_unfiltered(&self) -> bool {
+        self.range.key.is_none() && self.range.owner.is_none() && self.keys.is_none()
+    }
+}
+
+impl<'a> From<&'a UsageRange> for Scope<'a> {
+    fn from(range: &'a UsageRange) -> Self {
+        Self { range, keys: None }
+    }
+}
+
 /// The conditions on the key and the owner of callers `c`.
-fn condition(sql: &mut Statement, names: &Names, range: &UsageRange) -> String {
+fn condition(sql: &mut Statement, names: &Names, scope: Scope<'_>) -> String {
     let mut text = String::new();
-    if let Some(key) = range.key {
+    if let Some(key) = scope.range.key {
         text.push_str(&format!(" AND c.key_id = {}", sql.placeholder(key)));
     }
-    if let Some(owner) = range.owner.as_deref() {
+    if let Some(keys) = scope.keys {
+        let known = keys.iter().flatten().map(|key| sql.placeholder(*key));
+        let known: Vec<_> = known.collect();
+        let mut any = vec![format!("c.key_id IN ({})", known.join(", "))];
+        any.retain(|_| !known.is_empty());
+        any.extend(keys.contains(&None).then(|| "c.key_id IS NULL".into()));
+        text.push_str(&format!(" AND ({})", any.join(" OR ")));
+    }
+    if let Some(owner) = scope.range.owner.as_deref() {
         let place = sql.placeholder(owner);
         let is = names.dialect.text_equals("c.owner", &place);
         text.push_str(&format!(" AND {is}"));
@@ -54,9 +83,9 @@ fn condition(sql: &mut Statement, names: &Names, range: &UsageRange) -> String {
 }
 
 /// Selects the callers of a range, each column as a JSON array.
-pub(super) fn callers_of(names: &Names, range: &UsageRange) -> Statement {
+pub(super) fn callers_of(names: &Names, scope: Scope<'_>) -> Statement {
     let mut sql = Statement::new(names, "");
-    let condition = condition(&mut sql, names, range);
+    let condition = condition(&mut sql, names, scope);
     let array = |column: &str| names.dialect.json_array(column);
     let select = format!(
         "SELECT {} AS ids, {} AS keys, {} AS owners FROM {{prefix}}callers c WHERE TRUE{condition}",
@@ -66,6 +95,13 @@ pub(super) fn callers_of(names: &Names, range: &UsageRange) -> Statement {
     );
     sql.push_sql(names, &select);
     sql
+}
+
+/// Selects what changes with the callers: their number, the highest one, and a sum of their random tokens.
+pub(super) fn callers_state(names: &Names) -> Statement {
+    let state = "SELECT count(*) AS count, max(id) AS last, CAST(sum(token % 4294967296) AS bigint) AS tokens
+        FROM {prefix}callers";
+    Statement::new(names, state)
 }
 
 /// Selects all kinds.
@@ -90,7 +126,8 @@ pub(super) fn by_series(
     let bucket = bucket(names, grid);
     let by = format!("t.caller_id, t.kind_id{bucket}");
     let parts = parts.iter().map(|part| (part.clone(), by.clone()));
-    read(names, range, callers, "{prefix}hours", &select, "", parts)
+    let scope = range.into();
+    read(names, scope, callers, "{prefix}hours", &select, "", parts)
 }
 
 /// Rollups of a range by outcome, cause and the time buckets of each section.
@@ -116,7 +153,7 @@ pub(super) fn by_outcome(
     let hours = "{prefix}hours_by_outcome";
     read(
         names,
-        range,
+        range.into(),
         callers,
         hours,
         &select,
@@ -126,13 +163,13 @@ pub(super) fn by_outcome(
 }
 
 /// Rollups of a range by caller, outcome and cause, with a kind as their representative.
-pub(super) fn by_caller(names: &Names, range: &UsageRange, parts: Vec<RangePart>) -> Statement {
+pub(super) fn by_caller(names: &Names, scope: Scope<'_>, parts: Vec<RangePart>) -> Statement {
     let by = "t.caller_id, k.outcome, k.cause, k.billable";
     let select = "t.caller_id, min(t.kind_id) AS kind_id";
     let parts = parts.into_iter().map(|part| (part, by.to_owned()));
     read(
         names,
-        range,
+        scope,
         Callers::Each,
         "{prefix}hours_by_outcome",
         select,
@@ -145,7 +182,7 @@ pub(super) fn by_caller(names: &Names, range: &UsageRange, parts: Vec<RangePart>
 /// grouped by the expressions of the part.
 fn read(
     names: &Names,
-    range: &UsageRange,
+    scope: Scope<'_>,
     callers: Callers,
     hours: &'static str,
     select: &str,
@@ -154,7 +191,7 @@ fn read(
 ) -> Statement {
     let dialect = names.dialect;
     let mut sql = Statement::new(names, "");
-    let condition = condition(&mut sql, names, range);
+    let condition = condition(&mut sql, names, scope);
     let read = parts.map(|(part, by)| {
         let table = match part.width {
             Granularity::Minute | Granularity::QuarterHour => "{prefix}minutes",

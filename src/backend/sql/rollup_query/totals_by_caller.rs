@@ -7,7 +7,8 @@ use std::sync::Arc;
 use foldhash::fast::RandomState;
 use sqlx::Error as SqlError;
 
-use super::row::{Attributes, KeyAndOwner};
+use super::row::Attributes;
+use crate::backend::sql::callers::KeyAndOwner;
 use crate::backend::sql::rollup_record::for_each_rollup;
 use crate::backend::sql::series_rollup::{Amounts, Series};
 use crate::id::KeyId;
@@ -26,13 +27,13 @@ impl<'a> TotalsByCaller<'a> {
     pub(super) fn new(attributes: &'a Attributes) -> Self {
         Self {
             attributes,
-            totals: vec![Totals::default(); attributes.callers().len()],
+            totals: vec![Totals::default(); attributes.callers.all().len()],
             kinds: attributes.kind_amounts().collect(),
         }
     }
 
     pub(super) fn add(&mut self, Series { caller, kind }: Series, amounts: &Amounts) {
-        if let Some(position) = self.attributes.position(caller) {
+        if let Some(position) = self.attributes.callers.position(caller) {
             self.add_at(position, kind, amounts);
         }
     }
@@ -47,10 +48,10 @@ impl<'a> TotalsByCaller<'a> {
         record: &[u8],
         starts: &Range<i64>,
     ) -> Result<(), SqlError> {
-        let attributes = self.attributes;
+        let callers = &self.attributes.callers;
         let find = |caller, start: i64| {
             let is_wanted = starts.contains(&start);
-            is_wanted.then(|| attributes.position(caller)).flatten()
+            is_wanted.then(|| callers.position(caller)).flatten()
         };
         for_each_rollup(record, find, |position, rollup| {
             self.add_at(position, rollup.series.kind, &rollup.amounts);
@@ -75,36 +76,33 @@ impl<'a> TotalsByCaller<'a> {
     }
 
     pub(super) fn by_key(&self) -> BTreeMap<Option<KeyId>, Totals> {
-        grouped(self.counted().map(|((key, _), totals)| (*key, totals)))
+        let sorted = self.counted(self.attributes.callers.by_key());
+        grouped(sorted.map(|((key, _), totals)| (*key, totals)))
     }
 
     /// Without requests of keys that have no owner.
     pub(super) fn by_owner(&self) -> BTreeMap<Arc<str>, Totals> {
-        let owned = self.counted();
-        let owned = owned.filter_map(|((_, owner), totals)| Some((owner.as_ref()?, totals)));
-        let owners = grouped(owned).into_iter();
-        owners
-            .map(|(owner, totals)| (owner.clone(), totals))
-            .collect()
+        let sorted = self.counted(self.attributes.callers.by_owner());
+        grouped(sorted.filter_map(|((_, owner), totals)| Some((owner.clone()?, totals))))
     }
 
-    /// The callers with requests.
-    fn counted(&self) -> impl Iterator<Item = (&'a KeyAndOwner, &Totals)> {
-        let nothing = Totals::default();
-        let callers = self.attributes.callers().iter().zip(&self.totals);
-        callers.filter(move |(_, totals)| **totals != nothing)
+    /// The callers with requests, in the order of these positions.
+    fn counted(&self, positions: &'a [usize]) -> impl Iterator<Item = (&'a KeyAndOwner, &Totals)> {
+        let (nothing, callers) = (Totals::default(), self.attributes.callers.all());
+        let all = positions.iter();
+        let all = all.filter_map(|&position| callers.get(position).zip(self.totals.get(position)));
+        all.filter(move |(_, totals)| **totals != nothing)
     }
 }
 
-fn grouped<'a, K: Ord + Clone>(
-    totals: impl Iterator<Item = (K, &'a Totals)>,
-) -> BTreeMap<K, Totals> {
-    let mut totals: Vec<_> = totals.collect();
-    totals.sort_by(|(one, _), (other, _)| one.cmp(other));
-    let groups = totals.chunk_by(|(one, _), (other, _)| one == other);
-    let groups = groups.filter_map(|group| {
-        let (name, _) = group.first()?;
-        Some((name.clone(), group.iter().map(|(_, totals)| *totals).sum()))
-    });
-    groups.collect()
+/// Adds up the totals of each name. They must be sorted by name.
+fn grouped<'a, K: Ord>(sorted: impl Iterator<Item = (K, &'a Totals)>) -> BTreeMap<K, Totals> {
+    let mut groups: Vec<(K, Totals)> = Vec::new();
+    for (name, totals) in sorted {
+        match groups.last_mut() {
+            Some((last, sum)) if *last == name => sum.merge(totals),
+            _ => groups.push((name, totals.clone())),
+        }
+    }
+    groups.into_iter().collect()
 }

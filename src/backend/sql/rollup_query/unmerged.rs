@@ -40,7 +40,7 @@ pub(super) async fn unmerged<S: Session>(
             starts.contains(&place(start, widths))
                 && match callers {
                     Callers::Together => !is_ready || caller == ALL_CALLERS,
-                    Callers::Each => attributes.position(caller).is_some(),
+                    Callers::Each => attributes.callers.position(caller).is_some(),
                 }
         };
         // Merging excludes a record that cannot be read, and reports it.

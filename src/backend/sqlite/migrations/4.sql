@@ -206,9 +206,9 @@ INSERT INTO {prefix}hours_by_outcome
     FROM {prefix}hours t JOIN {prefix}kinds k ON k.id = t.kind_id
     GROUP BY t.caller_id, t.start, k.outcome, k.cause, k.billable ORDER BY 1, 2, 3;
 CREATE INDEX {prefix}hours_by_outcome_by_start ON {prefix}hours_by_outcome (start);
--- The totals of all callers by outcome, in each hour and each day.
+-- The totals of all callers by outcome, in each hour, day and block of these.
 CREATE TABLE {prefix}caller_totals (
-    -- 1 for an hour, 24 for a day.
+    -- 1 for an hour, 6 for six hours, 24 for a day, 192 for eight days.
     hours INTEGER NOT NULL,
     start INTEGER NOT NULL,
     -- In the format of rollup records. NULL if they are outdated.

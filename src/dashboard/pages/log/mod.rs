@@ -33,6 +33,7 @@ use super::range::{self, CUSTOM, TimeRange};
 use super::{Failure, page};
 use crate::dashboard::charts;
 use crate::dashboard::form::FormFields;
+use crate::dashboard::join::join;
 use crate::dashboard::page_context::PageContext;
 use crate::dashboard::state::Shared;
 use crate::id::KeyId;
@@ -362,11 +363,13 @@ async fn page_of(
     }
     let mut query = LogQuery::new(filtered.filter.clone()).limit(rows);
     query.page.after = filtered.after.take();
-    match shared.usage.requests(&query).await {
-        Ok(requests) => {
-            let count = shared.usage.count(&query.filter).await?;
-            Ok(Some((requests, count)))
-        }
+    let (requests, count) = (
+        shared.usage.requests(&query),
+        shared.usage.count(&query.filter),
+    );
+    let (requests, count) = join(requests, count).await;
+    match requests {
+        Ok(requests) => Ok(Some((requests, count?))),
         Err(ReadError::Page(_)) => {
             filtered.wrong.add("after", filter::INVALID_PAGE_TOKEN);
             Ok(None)

@@ -5,6 +5,7 @@ mod rejected;
 mod tables;
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Arc;
 
 use axum::extract::State;
@@ -20,12 +21,13 @@ use super::live::Live;
 use super::range::{self, TimeRange};
 use super::{Failure, page, top};
 use crate::dashboard::form::FormFields;
+use crate::dashboard::join::join;
 use crate::dashboard::page_context::PageContext;
 use crate::dashboard::state::Shared;
 use crate::id::KeyId;
 use crate::key::{Key, KeyQuery, KeyStatus};
 use crate::page::Page;
-use crate::usage::summary::{Spike, Totals, spikes};
+use crate::usage::summary::{Spike, Totals, candidates, spikes};
 use crate::usage::{
     Granularity, MergeBacklog, Rejections, Summary, SummaryQuery, SummarySpec, UsageRange,
 };
@@ -92,16 +94,13 @@ struct Overview {
 }
 
 impl Overview {
-    /// Queries the store at most seven times, after the query of its revision.
+    /// Queries the store at most eight times, after the query of its revision.
     async fn read(
         shared: &Shared,
         context: &PageContext,
         picked: &TimeRange,
     ) -> Result<Self, Failure> {
         let (keys, usage, now) = (&shared.keys, &shared.usage, Timestamp::now());
-        let range = &picked.before;
-        let range = UsageRange::new().from(range.start).to(range.end);
-        let before = usage.totals_by_key(&range).await?;
         let range = &picked.range;
         let spec = SummarySpec::new().by_key().by_owner().latency();
         let spec = spec.latency_by_endpoint().latency_over_time();
@@ -112,16 +111,26 @@ impl Overview {
             width => width,
         };
         let spec = spec.over_time(width, context.zone.clone());
-        let range = UsageRange::new().from(range.start).to(range.end);
-        let summary = usage.summary(&SummaryQuery::new(range, spec)).await?;
+        let of = |range: &Range<Timestamp>| UsageRange::new().from(range.start).to(range.end);
+        let query = SummaryQuery::new(of(range), spec);
+        let range = of(&picked.before);
+        let query_before = SummaryQuery::new(range.clone(), SummarySpec::new());
+        let (unused, expiring) = (unused(now).limit(ROWS), expiring(now).limit(EXPIRING));
+        let others = async {
+            let before = usage.summary(&query_before).await?.totals;
+            let backlog = usage.merge_backlog().await?;
+            let (unused, expiring) = (keys.list(&unused).await?, keys.list(&expiring).await?);
+            Ok::<_, Failure>((before, backlog, unused, expiring))
+        };
+        let (summary, others) = join(usage.summary(&query), others).await;
+        let (summary, (before, backlog, unused, mut expiring)) = (summary?, others?);
         let none = ByKey::new();
         let by_key = summary.by_key.as_ref().unwrap_or(&none);
-        let mut spikes = spikes(by_key, &before);
+        let by_key_before = usage.totals_of_keys(&range, &candidates(by_key)).await?;
+        let mut spikes = spikes(by_key, &by_key_before);
         spikes.truncate(ROWS);
         let busiest = summary.top_keys(TOP).into_iter();
         let busiest: Vec<_> = busiest.map(|(id, totals)| (id, totals.clone())).collect();
-        let unused = keys.list(&unused(now).limit(ROWS)).await?;
-        let mut expiring = keys.list(&expiring(now).limit(EXPIRING)).await?;
         expiring.items.sort_by_key(|key| key.expires_at);
         let mut ids: Vec<_> = busiest.iter().filter_map(|(id, _)| *id).collect();
         ids.extend(spikes.iter().filter_map(|spike| spike.key));
@@ -140,10 +149,9 @@ impl Overview {
         let seen = [&unused.items, &expiring.items, &named];
         let has_keys = seen.iter().any(|keys| !keys.is_empty())
             || !keys.list(&KeyQuery::new().limit(1)).await?.items.is_empty();
-        let backlog = usage.merge_backlog().await?;
         Ok(Self {
             backlog,
-            before: before.values().sum(),
+            before,
             busiest,
             spikes,
             unused,
