@@ -133,10 +133,13 @@ impl Engine for PostgresEngine {
     }
 
     async fn snapshot(&self) -> Result<PostgresSession, SqlError> {
-        // With many partitions, the planner would choose JIT compilation, which takes hundreds of milliseconds for
-        // queries that take a few.
-        self.begin("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL jit = off")
-            .await
+        // The planner would choose JIT compilation with many partitions, and parallel workers for several small parts.
+        // These take hundreds of milliseconds and some twenty, for queries that take a few.
+        self.begin(
+            "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL jit = off;
+            SET LOCAL max_parallel_workers_per_gather = 0",
+        )
+        .await
     }
 
     async fn writer(&self) -> Result<PostgresSession, SqlError> {
