@@ -155,6 +155,12 @@ impl Dialect {
         by_dialect!(self, sqlite: format!("+{column}"), postgres: format!("({column} + 0)"))
     }
 
+    /// A time column whose comparison must not replace that with another bound in a search by an index: SQLite uses one
+    /// lower and one upper bound, the first.
+    pub(super) fn second_bound(self, column: &str) -> String {
+        by_dialect!(self, sqlite: format!("+{column}"), postgres: column.into())
+    }
+
     /// A sum of integers that cannot overflow.
     pub(super) fn sum(self, column: &str) -> String {
         by_dialect!(

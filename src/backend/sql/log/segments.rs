@@ -256,8 +256,9 @@ impl Rollups {
             ("{prefix}minutes", ">=", QUARTER),
         ] {
             let earlier = names.dialect.earlier("s.first", width);
+            let start = names.dialect.second_bound("t.start");
             any.push(format!(
-                "EXISTS (SELECT 1 FROM {table} t WHERE {which} AND t.start {side} {hours}
+                "EXISTS (SELECT 1 FROM {table} t WHERE {which} AND {start} {side} {hours}
                     AND t.start > {earlier} AND t.start <= s.last)"
             ));
         }
