@@ -483,8 +483,9 @@ async fn damaged_record_is_set_aside<B: Backend>(
     number: impl AsyncFn(&str) -> i64,
 ) {
     let mut intact = events(60);
-    for event in &mut intact {
-        event.time -= 10.minutes();
+    for (index, event) in intact.iter_mut().enumerate() {
+        // Some in hours that have passed.
+        event.time -= (10 + index as i64 % 2 * 300).minutes();
     }
     one.write(&Batch::new(intact.clone())).await.unwrap();
     while number(RECORDS).await > 0 {
@@ -535,7 +536,12 @@ async fn damaged_record_is_set_aside<B: Backend>(
         };
         set_totals(b"\x01\0\0\0\0").await;
         let totals = other.totals_by_key(&UsageRange::new()).await.unwrap();
-        assert!(totals.values().map(Totals::total).sum::<u64>() < intact.len() as u64);
+        // Minutes of hours that have passed are not read.
+        let hour = |time: Timestamp| time.as_second().div_euclid(3_600);
+        let now = hour(Timestamp::now());
+        if table == "keytally_caller_totals" || intact.iter().any(|it| hour(it.time) == now) {
+            assert!(totals.values().map(Totals::total).sum::<u64>() < intact.len() as u64);
+        }
         set_totals(b"\x01").await;
         assert_exact(other, &intact).await;
         execute(

@@ -88,7 +88,10 @@ fn main() {
     secrets.iter().for_each(|secret| send(&mut service, secret));
     let (after, after_of_size) = (IN_USE.load(Ordering::Relaxed), of_size());
     let per_key = |amount: i64| amount as f64 / keys as f64;
-    println!("{:.0} bytes for each of {keys} keys", per_key(after - before));
+    println!(
+        "{:.0} bytes for each of {keys} keys",
+        per_key(after - before)
+    );
     let mut in_tables = after - before;
     for (size, (before, after)) in before_of_size.into_iter().zip(after_of_size).enumerate() {
         let count = after - before;
