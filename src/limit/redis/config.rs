@@ -12,7 +12,7 @@ use super::connection::Server;
 use super::lease_config::LeaseConfig;
 use crate::invalid_config::InvalidConfig;
 
-/// Configures a [`RedisLimiter`].
+/// Configures a [`RedisLimiter`](super::RedisLimiter).
 #[derive(Clone)]
 #[must_use = "does nothing until passed to `RedisLimiter::new`"]
 pub struct RedisConfig {
