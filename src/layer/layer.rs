@@ -212,7 +212,8 @@ impl ApiKeyLayer {
         })
     }
 
-    /// The timeout of a limiter that returns [`LimitResponse::Pending`](crate::limit::LimitResponse::Pending). One second by default.
+    /// The timeout of a limiter that returns [`LimitResponse::Pending`](crate::limit::LimitResponse::Pending). One second
+    /// by default.
     ///
     /// The request is rejected with 503 afterwards. If the limiter completes anyway, the cost remains charged.
     pub fn limiter_timeout(self, timeout: Duration) -> Self {

@@ -77,8 +77,8 @@ impl RedisConfig {
         ))))
     }
 
-    /// The cluster with these nodes, such as `redis://user:password@10.0.0.1:6379`. One that responds suffices: the
-    /// others are found by it.
+    /// The cluster of these nodes, such as `redis://user:password@10.0.0.1:6379`. One that responds suffices to discover
+    /// the others.
     ///
     /// The limits of a key and its owner are in the same hash slot. While a primary server is unavailable, all requests
     /// are decided without Redis.
@@ -136,13 +136,15 @@ impl RedisConfig {
         self
     }
 
-    /// Decides most requests without asking Redis, by [leases](LeaseConfig). None by default: limits are exact.
+    /// Leases capacity, so that most requests are decided without Redis; see [`LeaseConfig`]. Off by default: limits are
+    /// exact.
     pub fn leases(mut self, leases: LeaseConfig) -> Self {
         self.leases = Some(leases);
         self
     }
 
-    /// Uses the system time of each process instead of that of Redis, for services that do not permit `TIME` in scripts.
+    /// Uses the system time of each process instead of that of Redis, for services that do not permit `TIME` in
+    /// scripts.
     ///
     /// The limits are then as exact as the clocks: a process whose clock is ahead by a second restores a second's worth
     /// of each limit.

@@ -16,7 +16,8 @@ use crate::limit::local::{LocalHandle, decision_of};
 use crate::limit::rate::Rate;
 use crate::limit::{Decision, LimitError, LimitHandle, LimitResponse};
 
-/// The maximum age of a decision from which rejections follow, in nanoseconds. Other processes may have returned costs meanwhile.
+/// The maximum age of a decision from which rejections follow, in nanoseconds. Other processes may have returned costs
+/// meanwhile.
 const MAX_AGE: u64 = 1_000_000_000;
 
 #[derive(Debug)]
@@ -39,7 +40,8 @@ pub(super) struct RedisLimits {
     pub(super) latest: Mutex<Option<Outcome>>,
     /// When the latest decision was requested, in nanoseconds of the process, plus 1. 0 without any.
     pub(super) decided_at: AtomicU64,
-    /// The nanoseconds from the request of the latest decision to the response: the arrival times may be later by so much.
+    /// The nanoseconds between the request of the latest decision and its response. The arrival times may be later by as
+    /// much.
     pub(super) delay: AtomicU64,
     /// Whether decisions use the time of this process.
     pub(super) own_time: bool,

@@ -1,8 +1,9 @@
 //! Leases: capacity that is charged in Redis in advance, and then spent without asking it.
 //!
-//! A lease is of so many units of each limit of a handle. Redis records how many units are leased, and when they expire,
-//! so that all leases of a subject together stay within a part of its limits. The record is never less than what is
-//! left: units are recorded before they are spent, and expire here before they do in Redis.
+//! A lease has a number of units, each of which is a cost of one for every limit of a handle. Redis records how many
+//! units are leased, and when they expire, so that all leases of a subject together stay within a part of its limits. The
+//! record never has fewer units than are left: they are recorded before they are spent, and expire here before they do in
+//! Redis.
 
 #[cfg(all(test, any(keytally_loom, keytally_shuttle)))]
 mod models;

@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-/// Leases: each process charges capacity in Redis in advance, as much as it uses in a fifth of the
-/// [time to live](Self::ttl), and decides requests within it by itself, without waiting.
+/// Configures leases: each process charges capacity in Redis in advance, enough for a fifth of the
+/// [time to live](Self::ttl) at its current rate, and decides requests within it without a call.
 ///
-/// In any interval, all processes together admit at most the burst of a limit, what is restored in the interval, and the
-/// units that were leased before it: at most the [share](Self::share) of the burst, and at most what is restored in the
-/// time to live. A process that is killed or becomes idle leaves its units unused, which are at most as many. Limits for
-/// which this is less than 4 requests remain exact.
+/// All processes together lease at most a [share](Self::share) of the burst of each limit, and at most what it restores in
+/// the time to live. A limit may be exceeded by that: in any interval, at most the burst, what is restored in the
+/// interval, and the leased units are admitted. Units of a process that is killed or becomes idle are lost, which makes
+/// the limits stricter by as much until they expire. Limits that permit fewer than 4 leased units remain exact.
 #[derive(Debug, Clone, Copy)]
 #[must_use = "does nothing until passed to `RedisConfig::leases`"]
 pub struct LeaseConfig {
