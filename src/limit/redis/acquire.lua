@@ -1,6 +1,6 @@
 -- Charges costs to limits by the generic cell rate algorithm, each to all limits of a request or to none.
 --
--- KEYS: a hash for each subject, with a field for each limit: its theoretical arrival time, as "seconds.nanoseconds". The
+-- KEYS: a hash for each subject, with a field for each limit: its theoretical arrival time, as two 32-bit numbers. The
 -- field without a name is the second up to which the hash is kept. The field LEASES has the leased units by the time when
 -- they expire, as "milliseconds:units ".
 -- ARGV[1]: now; empty for the time of the server.
@@ -23,7 +23,7 @@ local LEASES = '\1'
 -- The milliseconds after which no lease expires, unless the clock was set back.
 local LONGEST = 20000
 
-local read, call = struct.unpack, redis.call
+local read, pack, call = struct.unpack, struct.pack, redis.call
 local now_s, now_n
 if ARGV[1] == '' then
     local time = call('TIME')
@@ -89,36 +89,43 @@ local ends, last, leases, subjects = {}, 0, {}, {}
 for subject, key in ipairs(KEYS) do
     local count, has_leases
     count, has_leases, position = read('<I2B', input, position)
-    local own = {}
-    for index = 1, count do
-        own[index], position = read('Bc0', input, position)
+    for index = last + 1, last + count do
+        names[index], position = read('Bc0', input, position)
+        subjects[index] = subject
     end
-    own[count + 1] = ''
-    own[count + 2] = has_leases == 1 and LEASES or nil
-    local stored = call('HMGET', key, unpack(own))
+    local stored
+    if count == 1 and has_leases == 0 then
+        stored = call('HMGET', key, names[last + 1], '')
+    else
+        -- The name after the last one is not known yet.
+        names[last + count + 1], names[last + count + 2] = '', has_leases == 1 and LEASES or nil
+        stored = call('HMGET', key, unpack(names, last + 1, last + count + 1 + has_leases))
+    end
     for index = 1, count do
-        local text = stored[index]
-        names[last + index] = own[index]
-        known_s[last + index] = text and tonumber(string.sub(text, 1, -11)) or 0
-        known_n[last + index] = text and tonumber(string.sub(text, -9)) or 0
-        subjects[last + index] = subject
+        local arrival = stored[index]
+        if arrival then
+            known_s[last + index], known_n[last + index] = read('<I4I4', arrival)
+        else
+            known_s[last + index], known_n[last + index] = 0, 0
+        end
     end
     if has_leases == 1 then
         leases[subject] = parse_leases(stored[count + 2])
     end
-    kept[subject] = tonumber(stored[count + 1]) or 0
+    kept[subject] = stored[count + 1] and tonumber(stored[count + 1]) or 0
     last = last + count
     ends[subject] = last
 end
 
 local operations
 operations, position = read('<I2', input, position)
+-- Used by all operations, since tables are expensive to create.
+local indices, before_s, before_n, after_s, after_n = {}, {}, {}, {}, {}
+local burst_of_s, burst_of_n = {}, {}
 for _ = 1, operations do
     local limits, allowed
     limits, position = read('B', input, position)
     allowed = 1
-    local indices, before_s, before_n, after_s, after_n = {}, {}, {}, {}, {}
-    local burst_of_s, burst_of_n = {}, {}
     for limit = 1, limits do
         local index, cost_s, cost_n, burst_s, burst_n, back_s, back_n, owed_s, owed_n, seen_s, seen_n
         index, cost_s, cost_n, burst_s, burst_n, back_s, back_n, owed_s, owed_n, seen_s, seen_n, position =
@@ -147,7 +154,9 @@ for _ = 1, operations do
     size = size + 1
     result[size] = allowed
     if allowed == 0 then
-        after_s, after_n = before_s, before_n
+        for limit = 1, limits do
+            after_s[limit], after_n[limit] = before_s[limit], before_n[limit]
+        end
     end
     local is_lease, granted
     is_lease, position = read('B', input, position)
@@ -208,11 +217,11 @@ end
 
 local first = 1
 for subject, key in ipairs(KEYS) do
-    local fields, latest = {}, 0
+    local latest, fields = 0, {}
     for index = first, ends[subject] do
         if changed[index] then
             fields[#fields + 1] = names[index]
-            fields[#fields + 1] = string.format('%d.%09d', known_s[index], known_n[index])
+            fields[#fields + 1] = pack('<I4I4', known_s[index], known_n[index])
             latest = math.max(latest, known_s[index] + 1)
         end
     end
@@ -228,16 +237,16 @@ for subject, key in ipairs(KEYS) do
         fields[#fields + 1] = LEASES
         fields[#fields + 1] = table.concat(texts)
     end
-    if #fields > 0 then
-        -- A limit may outlast those that were changed.
-        if kept[subject] < latest then
-            fields[#fields + 1] = ''
-            fields[#fields + 1] = latest + SPARE
-            call('HSET', key, unpack(fields))
-            call('EXPIRE', key, latest + SPARE - now_s)
-        else
-            call('HSET', key, unpack(fields))
-        end
+    -- A limit may outlast those that were changed.
+    if kept[subject] < latest then
+        fields[#fields + 1] = ''
+        fields[#fields + 1] = latest + SPARE
+        call('HSET', key, unpack(fields))
+        call('EXPIRE', key, latest + SPARE - now_s)
+    elseif #fields == 2 then
+        call('HSET', key, fields[1], fields[2])
+    elseif #fields > 0 then
+        call('HSET', key, unpack(fields))
     end
 end
 

@@ -44,6 +44,7 @@ use serde::{Deserialize, Serialize};
 pub use aggregate::Aggregate;
 pub use over_time::{OverTime, TimeBucket, TooManyBuckets};
 pub use spec::SummarySpec;
+#[cfg(feature = "dashboard")]
 pub(crate) use spikes::candidates;
 pub use spikes::{Spike, spikes};
 #[cfg(feature = "_sql")]

@@ -120,7 +120,7 @@ pub fn spikes(
 }
 
 /// The keys of which [`spikes`] needs the totals of the previous range: those with enough requests.
-#[cfg_attr(not(feature = "dashboard"), expect(dead_code))]
+#[cfg(any(feature = "dashboard", test))]
 pub(crate) fn candidates(now: &BTreeMap<Option<KeyId>, Totals>) -> Vec<Option<KeyId>> {
     let has_enough =
         |totals: &Totals| totals.failed().max(totals.rate_limited()) >= Spike::MIN_REQUESTS;
