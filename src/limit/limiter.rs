@@ -72,8 +72,8 @@ pub trait LimitHandle: Send + Sync + fmt::Debug {
 
     /// Replaces the cost of an admitted request: `charged`, which was consumed at `charged_at`, is returned, and `cost`
     /// consumed instead, from every limit or from none. If a limit is exceeded, `charged` stays returned. Capacity
-    /// that time has restored since `charged_at` must not be returned twice. With shared state, another process that has
-    /// seen the higher usage may charge it again.
+    /// that time has restored since `charged_at` must not be returned twice. With shared state, a concurrent request or
+    /// another process that has seen the higher usage may charge it again.
     ///
     /// By default, consumes only the difference of a higher cost, and does not return anything.
     fn recharge(&self, charged: u32, charged_at: Now, cost: u32, now: Now) -> LimitResponse {

@@ -44,7 +44,8 @@ use crate::clock::Now;
 /// [Sentinel](RedisConfig::sentinel), or as a [cluster](RedisConfig::cluster). A key takes some 150 bytes there while it
 /// has usage.
 ///
-/// With [leases](RedisConfig::leases), most requests are decided without a call, and limits may be exceeded by a tenth.
+/// With [leases](RedisConfig::leases), most requests are decided without a call, and a limit can be exceeded by up
+/// to a tenth of its burst.
 ///
 /// ```no_run
 /// use keytally::ApiKeyLayer;

@@ -294,6 +294,7 @@ mod clusters {
                 let mut count = 0;
                 while !stop.load(std::sync::atomic::Ordering::Relaxed) {
                     count += admitted(&handle, 1).await;
+                    tokio::time::sleep(Duration::from_millis(1)).await;
                 }
                 count
             });
@@ -316,6 +317,41 @@ mod clusters {
             [5_000 - total, 4_000 - total]
         );
         assert!(total > 20 && limiter.failures() == 0, "{total}");
+        drop(servers);
+    }
+
+    /// A script with a new key, some of whose slot has moved, cannot run until all has: only its requests fail.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn resharding_keeps_the_cluster_available() {
+        let servers = Server::start_cluster();
+        let limiter = RedisLimiter::new(config(&servers).timeout(Duration::from_secs(4)));
+        let limits = [RateLimit::per_day(100)];
+        let attach = |key: &str, owner: &str| {
+            let subjects = [
+                SubjectLimits::new(key.parse::<KeyId>().unwrap(), &limits),
+                SubjectLimits::new(Subject::Owner(owner), &limits),
+            ];
+            limiter.attach(&subjects, Clock::system().now()).unwrap()
+        };
+        assert_eq!(admitted(&attach(KEY, "customer-17"), 1).await, 1);
+        let slot = servers[0].command("CLUSTER KEYSLOT {owner:customer-17}");
+        let slot: u16 = slot[1..].parse().unwrap();
+        let new = attach("0000000000000001", "customer-17");
+        let other = attach("0000000000000002", "customer-18");
+        let runtime = tokio::runtime::Handle::current();
+        let moved = tokio::task::spawn_blocking(move || {
+            Server::move_slot(&servers, slot, || {
+                runtime.block_on(async {
+                    let response = new.acquire(1, Clock::system().now());
+                    assert!(try_decision(response).await.is_err());
+                    assert_eq!(admitted(&other, 1).await, 1);
+                });
+            });
+            (servers, new)
+        });
+        let (servers, new) = moved.await.unwrap();
+        assert_eq!(limiter.failures(), 0);
+        assert_eq!(admitted(&new, 1).await, 1);
         drop(servers);
     }
 
@@ -392,33 +428,45 @@ mod leases {
 
     /// The leased units that Redis has recorded.
     fn recorded(server: &Server) -> u32 {
+        leases_in(server).iter().map(|(_, units)| units).sum()
+    }
+
+    /// The leased units, and when they expire, in milliseconds since 1970.
+    fn leases_in(server: &Server) -> Vec<(i64, u32)> {
         let leases = server.response(&format!("HGET keytally:limits:{{{KEY}}} \"\\x01\""));
         let units = leases
             .split_whitespace()
             .filter_map(|it| it.split_once(':'));
-        units.map(|(_, units)| units.parse::<u32>().unwrap()).sum()
+        units
+            .map(|(at, units)| (at.parse().unwrap(), units.parse().unwrap()))
+            .collect()
     }
 
     #[tokio::test]
     async fn requests_within_a_lease_do_not_wait() {
         let server = Server::start();
-        let limiter = leasing(&server, LeaseConfig::new());
-        let handle = handle(&limiter, &[RateLimit::per_second(10_000)]);
+        let leases = LeaseConfig::new().share(1.0).ttl(Duration::from_secs(10));
+        let limiter = leasing(&server, leases);
+        // A tenth of what is requested is restored, and at most 1,000 are leased.
+        let limits = [RateLimit::per_second(100).with_burst(10_000)];
+        let handle = handle(&limiter, &limits);
         let clock = clock();
         let [immediate, admitted] = immediate(&handle, &clock, 1_000).await;
         assert_eq!(admitted, 1_000);
         assert!(immediate > 500, "{immediate}");
-        assert!((1..=1_000).contains(&recorded(&server)));
-        // Each unit is charged once: what is left in Redis and in the lease.
+        let recorded = recorded(&server);
+        assert!((1..=1_000).contains(&recorded), "{recorded}");
+        // Each unit is charged once: what is left in Redis, and in the lease.
         let LimitResponse::Ready(leased) = handle.acquire(1, clock.now()) else {
             panic!("there is no lease");
         };
-        let other = RedisLimiter::new(config(&server).own_time());
-        let other = super::leases::handle(&other, &[RateLimit::per_second(10_000)]);
-        let exact = decision(other.peek(clock.now())).await.statuses()[0].remaining;
         let with_lease = leased.statuses()[0].remaining;
+        assert!((9_098..=9_100).contains(&with_lease), "{with_lease}");
+        let other = RedisLimiter::new(config(&server).own_time());
+        let other = super::leases::handle(&other, &limits);
+        let exact = decision(other.peek(clock.now())).await.statuses()[0].remaining;
         assert!(
-            (exact..=exact + 1_000).contains(&with_lease),
+            (exact..=exact + recorded).contains(&with_lease),
             "{with_lease} {exact}"
         );
     }
@@ -486,7 +534,9 @@ mod leases {
                         }
                         None => handles[process].acquire(cost, now),
                     };
-                    if matches!(response, LimitResponse::Ready(_)) {
+                    if let LimitResponse::Ready(decision) = &response
+                        && decision.is_allowed()
+                    {
                         immediate.set(immediate.get() + 1);
                     }
                     if !runtime.block_on(decision(response)).is_allowed() {
@@ -537,7 +587,11 @@ mod leases {
         clock.advance(Duration::from_millis(1_300));
         let second = leasing(&server, LeaseConfig::new());
         let handle = handle_of(&second);
+        let began = clock.now().timestamp().as_millisecond();
         assert_eq!(immediate(&handle, &clock, 200).await[1], 200);
+        let leases = leases_in(&server);
+        assert!(!leases.is_empty());
+        assert!(leases.iter().all(|(at, _)| *at > began), "{leases:?}");
         // All that time has restored is there, whatever was leased.
         let left = decision(handle.peek(clock.now())).await.statuses()[0].remaining;
         assert!(left >= 5_000 - 500 - 200, "{left}");
@@ -667,10 +721,18 @@ mod outages {
         assert!(matches!(polled.await, std::task::Poll::Ready(Err(_))));
         server.signal("CONT");
         until(|| limiter.is_available()).await;
-        let admitted = decision(handle.acquire(1, Clock::system().now())).await;
+        let end = Instant::now() + Duration::from_secs(30);
+        let admitted = loop {
+            let response = handle.acquire(1, Clock::system().now());
+            match try_decision(response).await {
+                Ok(decision) => break decision,
+                // On a busy machine.
+                Err(_) => assert!(Instant::now() < end, "Redis does not respond"),
+            }
+        };
         assert!(admitted.is_allowed());
-        // The request that was given up on may have been charged once.
-        assert!((98..=99).contains(&admitted.statuses()[0].remaining));
+        // Requests that were given up on may have been charged once.
+        assert!((90..=99).contains(&admitted.statuses()[0].remaining));
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -38,8 +38,9 @@ impl Proxy {
                     });
                 });
                 std::thread::spawn(move || {
-                    forward(from_server, client, |_| {
-                        !of_responses.load(Ordering::SeqCst)
+                    // Responses to scripts are arrays.
+                    forward(from_server, client, |bytes| {
+                        !of_responses.load(Ordering::SeqCst) || !bytes.contains(&b'*')
                     });
                 });
             }

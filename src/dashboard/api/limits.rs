@@ -76,12 +76,10 @@ pub(super) async fn of_owner(
     let admin = owners::admin(&shared)?;
     let owner = admin.owner(&id).await?.ok_or_else(owners::not_found)?;
     let plan = match owner.plan.as_deref() {
-        Some(plan) if owner.limits.is_empty() => admin.plan(plan).await?,
-        _ => None,
+        Some(plan) => admin.plan(plan).await?,
+        None => None,
     };
-    let limits = plan
-        .as_ref()
-        .map_or(&owner.limits, |plan| &plan.owner_limits);
+    let limits = owner.limits_with(plan.as_ref());
     let limits = SubjectLimits::new(Subject::Owner(&id), limits);
     let statuses = layer
         .subject_statuses(&[limits])

@@ -57,7 +57,7 @@ fn table(statuses: &[(RateLimit, LimitStatus)]) -> Markup {
                 th scope="col" { "Name" }
                 th scope="col" { "Limit" }
                 th scope="col" .number { "Remaining" }
-                th scope="col" .number { "Full again in" }
+                th scope="col" .number { "Resets in" }
             } }
             tbody {
                 @for (limit, status) in statuses {

@@ -1,18 +1,20 @@
 //! The task that connects to Redis and groups operations into calls.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use redis::{ErrorKind, RedisError};
+use redis::{ErrorKind, RedisError, RedisResult};
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
-use tokio::time::{MissedTickBehavior, sleep, timeout};
+use tokio::time::{Instant, MissedTickBehavior, sleep, timeout};
 
-use super::connection::{Connection, Server};
+use super::connection::{self, Connection, Server};
 use super::script::{Operation, Outcome};
 use crate::limit::LimitError;
+use crate::log_throttle::LogThrottle;
 use crate::telemetry;
 
 /// The maximum number of operations per call.
@@ -51,7 +53,8 @@ struct Request {
 impl Shared {
     /// Whether the circuit is open.
     pub(super) fn is_open(&self) -> bool {
-        self.is_open.load(Ordering::Acquire)
+        // The task ends early if its runtime does.
+        self.is_open.load(Ordering::Acquire) || self.queue.is_closed()
     }
 
     /// The time after which no response is accepted, in nanoseconds.
@@ -123,8 +126,11 @@ pub(super) fn start(server: Server, wait: Duration) -> Arc<Shared> {
         loop {
             let patience = wait.max(Duration::from_secs(1));
             // Sentinels that do not respond have timeouts of their own.
-            let connected = timeout(5 * patience, Connection::open(&server, patience)).await;
-            let connected = connected.unwrap_or_else(|_| Err(late()));
+            let connected = timeout(
+                patience.saturating_mul(5),
+                connect(&server, patience, wait, &weak),
+            );
+            let connected = connected.await.unwrap_or_else(|_| Err(late()));
             let Some(shared) = weak.upgrade() else {
                 return;
             };
@@ -132,6 +138,7 @@ pub(super) fn start(server: Server, wait: Duration) -> Arc<Shared> {
                 Ok(connection) => {
                     shared.close();
                     drop(shared);
+                    let began = Instant::now();
                     let calls = Calls {
                         connection,
                         wait,
@@ -145,7 +152,9 @@ pub(super) fn start(server: Server, wait: Duration) -> Arc<Shared> {
                         return;
                     };
                     shared.open(&error);
-                    pause = PAUSES[0];
+                    if began.elapsed() > PAUSES[1] {
+                        pause = PAUSES[0];
+                    }
                 }
                 Err(error) => shared.open(&error),
             }
@@ -156,6 +165,25 @@ pub(super) fn start(server: Server, wait: Duration) -> Arc<Shared> {
         }
     });
     shared
+}
+
+/// Connects. Meanwhile, requests do not wait for longer than the timeout altogether.
+async fn connect(
+    server: &Server,
+    patience: Duration,
+    wait: Duration,
+    shared: &Weak<Shared>,
+) -> RedisResult<Connection> {
+    let mut connecting = pin!(Connection::open(server, patience));
+    match timeout(wait, &mut connecting).await {
+        Ok(connected) => connected,
+        Err(_) => {
+            if let Some(shared) = shared.upgrade() {
+                shared.open(&late());
+            }
+            connecting.await
+        }
+    }
 }
 
 /// The first error of a connection.
@@ -271,11 +299,20 @@ impl Calls {
             let _permit = permit;
             let operations: Vec<_> = group.iter().map(|request| &request.operation).collect();
             let now = group.iter().filter_map(|request| request.now).max();
-            match timeout(wait, connection.call(now, &operations)).await {
+            // Before the timeout, so that keys that are being moved do not end the connection.
+            let deadline = Instant::now() + wait / 2;
+            match timeout(wait, connection.call(now, &operations, deadline)).await {
                 Ok(Ok(outcomes)) => {
                     for (request, outcome) in group.into_iter().zip(outcomes) {
                         // The request may have been cancelled.
                         let _ = request.reply.send(outcome);
+                    }
+                }
+                Ok(Err(error)) if connection::concerns_call(&error) => {
+                    // These requests are decided without Redis. The log does not repeat it for each of them.
+                    static THROTTLE: LogThrottle = LogThrottle::new();
+                    if let Some(count) = THROTTLE.record() {
+                        telemetry::warn!(%error, count, "Redis rejected calls: rate limits are not shared");
                     }
                 }
                 Ok(Err(error)) => failed.fail(error),

@@ -80,8 +80,8 @@ impl RedisConfig {
     /// The cluster of these nodes, such as `redis://user:password@10.0.0.1:6379`. One that responds suffices to discover
     /// the others.
     ///
-    /// The limits of a key and its owner are in the same hash slot. While a primary server is unavailable, all requests
-    /// are decided without Redis.
+    /// The limits of a key and its owner are in the same hash slot: when the owner gets its first limits, or loses them,
+    /// the usage of the key starts again. While a primary server is unavailable, all requests are decided without Redis.
     ///
     /// # Errors
     ///
@@ -147,7 +147,7 @@ impl RedisConfig {
     /// scripts.
     ///
     /// The limits are then as exact as the clocks: a process whose clock is ahead by a second restores a second's worth
-    /// of each limit.
+    /// of each limit. [Leases](Self::leases) require clocks that differ by less than their time to live.
     pub fn own_time(mut self) -> Self {
         self.own_time = true;
         self

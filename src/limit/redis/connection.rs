@@ -14,6 +14,7 @@ use redis::{
     ServerErrorKind, Value,
 };
 use tokio::sync::Mutex;
+use tokio::time::Instant;
 
 use super::script::{self, Operation, Outcome};
 use crate::telemetry;
@@ -103,11 +104,13 @@ impl Connection {
         self.redis.query(&redis::cmd("PING")).await
     }
 
-    /// Runs operations. In a cluster, their keys have the same hash tag.
+    /// Runs operations. In a cluster, their keys have the same hash tag, and calls are repeated until the deadline while
+    /// keys are moved.
     pub(super) async fn call(
         &mut self,
         now: Option<u64>,
         operations: &[&Operation],
+        deadline: Instant,
     ) -> RedisResult<Vec<Outcome>> {
         let command = |name: &str, script: &str| {
             let mut command = redis::cmd(name);
@@ -116,10 +119,10 @@ impl Connection {
             command
         };
         let by_hash = command("EVALSHA", &self.hash);
-        let value = match self.run(&by_hash).await {
+        let value = match self.run(&by_hash, deadline).await {
             // The script has not run. Other errors are not retried, since it may have.
             Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
-                self.run(&command("EVAL", script::SOURCE)).await?
+                self.run(&command("EVAL", script::SOURCE), deadline).await?
             }
             result => result?,
         };
@@ -127,8 +130,8 @@ impl Connection {
             .map_err(|_| (ErrorKind::UnexpectedReturnType, "unexpected response").into())
     }
 
-    /// Runs a script, in a cluster on the server that has its keys. The caller limits the time.
-    async fn run(&mut self, command: &Cmd) -> RedisResult<Value> {
+    /// Runs a script, in a cluster on the server that has its keys.
+    async fn run(&mut self, command: &Cmd, deadline: Instant) -> RedisResult<Value> {
         let Redis::Cluster(cluster) = &mut self.redis else {
             return self.redis.query(command).await;
         };
@@ -136,7 +139,7 @@ impl Connection {
         loop {
             // After these errors, the script has not run.
             let error = match result {
-                Err(error) if is_transient(&error) => error,
+                Err(error) if is_transient(&error) && Instant::now() < deadline => error,
                 result => return result,
             };
             result = match (error.kind(), error.redirect_node()) {
@@ -151,6 +154,22 @@ impl Connection {
             };
         }
     }
+}
+
+/// Whether an error of a call says nothing about others: its keys are being moved, or their values are not those of
+/// limits, or the server does not accept writes at present.
+pub(super) fn concerns_call(error: &RedisError) -> bool {
+    let ErrorKind::Server(kind) = error.kind() else {
+        return false;
+    };
+    !matches!(
+        kind,
+        ServerErrorKind::ReadOnly
+            | ServerErrorKind::MasterDown
+            | ServerErrorKind::ClusterDown
+            | ServerErrorKind::BusyLoading
+            | ServerErrorKind::NoPerm
+    )
 }
 
 /// Whether a cluster did not run a script because keys are moved, or a server is replaced.

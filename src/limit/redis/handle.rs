@@ -9,7 +9,7 @@ use smallvec::{SmallVec, smallvec};
 
 use super::client::Shared;
 use super::config::RedisFallback;
-use super::lease::Lease;
+use super::lease::{Lease, Refill};
 use super::script::{Charge, LeaseRequest, Operation, Outcome};
 use crate::clock::{Clock, Now};
 use crate::limit::local::{LocalHandle, decision_of};
@@ -137,8 +137,12 @@ impl RedisLimits {
         }
         let limits = self.clone();
         self.shared.spawn(async move {
-            // Otherwise, the next request that finds no units asks Redis.
-            let _ = limits.run(0, Duration::ZERO, 0, now).await;
+            let lease = limits.lease.as_ref();
+            let refill = lease.and_then(|lease| lease.begin_refill(0, now.elapsed_nanos()));
+            if refill.is_some() {
+                // If it fails, the next request that finds no units asks Redis.
+                let _ = limits.run(0, Duration::ZERO, 0, now, refill).await;
+            }
         });
     }
 
@@ -160,7 +164,9 @@ impl RedisLimits {
         }
         let limits = self.clone();
         LimitResponse::Pending(Box::pin(async move {
-            match limits.run(charged, elapsed, cost, now).await {
+            let lease = limits.lease.as_ref();
+            let refill = lease.and_then(|lease| lease.begin_refill(cost, now.elapsed_nanos()));
+            match limits.run(charged, elapsed, cost, now, refill).await {
                 Ok(decision) => Ok(decision),
                 Err(_) => match limits.without_redis(charged, cost, now) {
                     LimitResponse::Ready(decision) => Ok(decision),
@@ -170,17 +176,16 @@ impl RedisLimits {
         }))
     }
 
-    /// Asks Redis, also for units of the lease if they are low.
+    /// Asks Redis, also for units of the lease.
     async fn run(
         &self,
         charged: u32,
         elapsed: Duration,
         cost: u32,
         now: Now,
+        refill: Option<Refill<'_>>,
     ) -> Result<Decision, LimitError> {
         let mut owed = Owed::take(self);
-        let lease = self.lease.as_ref();
-        let refill = lease.and_then(|lease| lease.begin_refill(cost, now.elapsed_nanos()));
         let mut operation = self.operation(charged, elapsed, cost, owed.cost);
         operation.lease = refill.as_ref().map(|refill| LeaseRequest {
             wanted: refill.wanted,

@@ -139,14 +139,17 @@ impl Lease {
         })
     }
 
-    /// Spends units, if there are enough. Returns the units that are left, and whether it is time to refill.
+    /// Spends units, if there are enough. Returns the units that are left, and whether the caller is to refill.
     #[inline]
     pub(super) fn spend(&self, cost: u32, now: u64) -> Option<(u32, bool)> {
         let spent = self.state.fetch_update(AcqRel, Acquire, |state| {
             (units(state) >= cost && !is_expired(state, now)).then(|| state - u64::from(cost))
         });
         let left = units(spent.ok()?) - cost;
-        Some((left, u64::from(left) < self.refill_at.load(Relaxed)))
+        let is_low = u64::from(left) < self.refill_at.load(Relaxed)
+            // One of the requests refills.
+            && self.refill_at.swap(0, Relaxed) > 0;
+        Some((left, is_low))
     }
 
     /// Returns units that were spent at this time, if the lease still has them on record. Returns the units that are
@@ -170,10 +173,14 @@ impl Lease {
         let state = self.state.load(Acquire);
         let left = units(state);
         let held = if is_expired(state, now) { 0 } else { left };
-        let wanted = terms.demand.count(cost, left, now, self.most, self.ttl);
+        let target = terms.demand.count(cost, left, now, self.most, self.ttl);
         terms.demand.left = held;
-        let wanted = wanted.saturating_sub(held);
-        if terms.is_refilling || wanted == 0 {
+        let wanted = target.saturating_sub(held);
+        if terms.is_refilling {
+            return None;
+        }
+        if wanted == 0 {
+            self.refill_at.store(target.div_ceil(2).into(), Relaxed);
             return None;
         }
         terms.is_refilling = true;

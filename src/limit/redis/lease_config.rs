@@ -6,8 +6,8 @@ use std::time::Duration;
 /// [time to live](Self::ttl) at its current rate, and decides requests within it without a call.
 ///
 /// All processes together lease at most a [share](Self::share) of the burst of each limit, and at most what it restores in
-/// the time to live. A limit may be exceeded by that: in any interval, at most the burst, what is restored in the
-/// interval, and the leased units are admitted. Units of a process that is killed or becomes idle are lost, which makes
+/// the time to live. Leases loosen the bound of the limit by as much: in any interval, all processes together admit at
+/// most the burst, plus the capacity restored in that interval, plus the leased units. Units of a process that is killed or becomes idle are lost, which makes
 /// the limits stricter by as much until they expire. Limits that permit fewer than 4 leased units remain exact.
 #[derive(Debug, Clone, Copy)]
 #[must_use = "does nothing until passed to `RedisConfig::leases`"]

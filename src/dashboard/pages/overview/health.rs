@@ -47,7 +47,7 @@ fn shared_limits(limiter: LimiterHealth) -> Markup {
             p .rule {
                 "For this process, since it started. "
                 @if !limiter.is_available {
-                    "Rate limits are not shared with other instances until the backend is available again."
+                    "Requests are handled by the configured fallback until the backend is available again."
                 }
             }
         }

@@ -39,11 +39,8 @@ impl<'a> Record<'a> {
 
     /// The limits of all keys together.
     pub(super) fn limits(&self) -> &[RateLimit] {
-        let own = self.owner.as_ref().map(|owner| &owner.limits[..]);
-        let of_plan = self.plan.as_ref().map(|plan| &plan.owner_limits[..]);
-        own.filter(|own| !own.is_empty())
-            .or(of_plan)
-            .unwrap_or_default()
+        let owner = self.owner.as_ref();
+        owner.map_or(&[], |owner| owner.limits_with(self.plan.as_ref()))
     }
 
     pub(super) fn section(&self, context: &PageContext, id: &str) -> Markup {

@@ -57,6 +57,8 @@ fn units_are_leased_by_demand_and_refilled_at_half() {
     assert_eq!(lease.spend(9, 160 * MILLI), Some((40, false)));
     refill.complete(51, 0);
     assert_eq!(lease.spend(91, 161 * MILLI), Some((0, true)));
+    // One of the requests refills.
+    assert_eq!(lease.spend(0, 161 * MILLI), Some((0, false)));
     assert_eq!(lease.spend(1, 161 * MILLI), None);
 }
 
