@@ -91,15 +91,6 @@ impl Owner {
         }
     }
 
-    /// The limits of all keys of the owner together: its own, or else those of its plan.
-    #[cfg(feature = "dashboard")]
-    pub(crate) fn limits_with<'a>(&'a self, plan: Option<&'a Plan>) -> &'a [RateLimit] {
-        match &self.limits[..] {
-            [] => plan.map_or(&[], |plan| &plan.owner_limits),
-            own => own,
-        }
-    }
-
     /// Whether the owner is suspended.
     pub fn is_suspended(&self) -> bool {
         self.status == OwnerStatus::Suspended

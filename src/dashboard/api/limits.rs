@@ -11,6 +11,7 @@ use utoipa::ToSchema;
 use super::named_in_path::OwnerInPath;
 use super::owners;
 use crate::dashboard::state::Shared;
+use crate::key::Policy;
 use crate::layer::ApiKeyLayer;
 use crate::limit::{LimitError, Subject, SubjectLimits};
 use crate::telemetry;
@@ -79,8 +80,8 @@ pub(super) async fn of_owner(
         Some(plan) => admin.plan(plan).await?,
         None => None,
     };
-    let limits = owner.limits_with(plan.as_ref());
-    let limits = SubjectLimits::new(Subject::Owner(&id), limits);
+    let policy = Policy::of(None, Some(&owner), plan.as_ref());
+    let limits = SubjectLimits::new(Subject::Owner(&id), &policy.owner_limits);
     let statuses = layer
         .subject_statuses(&[limits])
         .await

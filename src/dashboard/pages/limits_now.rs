@@ -6,7 +6,7 @@ use super::limit_text;
 use crate::dashboard::charts;
 use crate::dashboard::state::Shared;
 use crate::key::Key;
-use crate::limit::{LimitError, LimitStatus, RateLimit, SubjectLimits};
+use crate::limit::{LimitError, LimitStatus, RateLimit, Subject, SubjectLimits};
 use crate::telemetry;
 
 /// The limits of a key and its owner, if the dashboard has a layer.
@@ -17,8 +17,9 @@ pub(super) async fn of_key(shared: &Shared, key: &Key) -> Markup {
     }
 }
 
-/// Limits of a subject, if the dashboard has a layer.
-pub(super) async fn of_subject(shared: &Shared, limits: SubjectLimits<'_>) -> Markup {
+/// The limits of an owner, if the dashboard has a layer.
+pub(super) async fn of_owner(shared: &Shared, owner: &str, limits: &[RateLimit]) -> Markup {
+    let limits = SubjectLimits::new(Subject::Owner(owner), limits);
     match &shared.layer {
         Some(layer) => section(layer.subject_statuses(&[limits]).await),
         None => html! {},

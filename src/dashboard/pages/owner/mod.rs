@@ -28,7 +28,6 @@ use crate::dashboard::form::FormFields;
 use crate::dashboard::owner_path::owner_path;
 use crate::dashboard::page_context::PageContext;
 use crate::dashboard::state::Shared;
-use crate::limit::{Subject, SubjectLimits};
 use crate::usage::{SummaryQuery, SummarySpec, UsageRange};
 
 /// The number of keys in the chart.
@@ -103,7 +102,7 @@ async fn shown(
         }
         @if let Some(record) = record {
             (record.section(context, owner))
-            (limits_now::of_subject(shared, SubjectLimits::new(Subject::Owner(owner), record.limits())).await)
+            (limits_now::of_owner(shared, owner, &record.limits()).await)
         }
         (picked.choice(context, &links.at, fields, &kept))
         (breakdowns::exactness(summary.exact))

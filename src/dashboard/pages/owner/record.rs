@@ -9,7 +9,7 @@ use crate::dashboard::pages::Failure;
 use crate::dashboard::pages::components::{folded, minute, name_or_none};
 use crate::dashboard::pages::plans;
 use crate::dashboard::state::Shared;
-use crate::key::{Owner, OwnerAdmin, Plan};
+use crate::key::{Owner, OwnerAdmin, Plan, Policy};
 use crate::limit::RateLimit;
 
 /// An owner, who may have no record yet, and the owner's plan.
@@ -38,9 +38,8 @@ impl<'a> Record<'a> {
     }
 
     /// The limits of all keys together.
-    pub(super) fn limits(&self) -> &[RateLimit] {
-        let owner = self.owner.as_ref();
-        owner.map_or(&[], |owner| owner.limits_with(self.plan.as_ref()))
+    pub(super) fn limits(&self) -> Vec<RateLimit> {
+        Policy::of(None, self.owner.as_ref(), self.plan.as_ref()).owner_limits
     }
 
     pub(super) fn section(&self, context: &PageContext, id: &str) -> Markup {
@@ -57,7 +56,7 @@ impl<'a> Record<'a> {
             ("Plan", plans::link(context, plan)),
             (
                 "Rate limits of all keys together",
-                plans::limits(self.limits(), "None"),
+                plans::limits(&self.limits(), "None"),
             ),
             (
                 "Rate limits of each key",
