@@ -194,10 +194,12 @@ impl Dashboard {
     /// # use keytally::backend::MemoryBackend;
     /// use keytally::dashboard::{BearerToken, Dashboard};
     ///
+    /// # fn main() -> Result<(), keytally::InvalidConfig> {
     /// # let backend = MemoryBackend::new();
-    /// # let token = BearerToken::new("a token of more than 32 characters");
+    /// # let token = BearerToken::new("a token of more than 32 characters")?;
     /// let layer = ApiKeyLayer::new(backend.clone());
     /// let dashboard = Dashboard::new(backend, token).layer(layer.clone());
+    /// # Ok(()) }
     /// ```
     #[must_use]
     pub fn layer(mut self, layer: ApiKeyLayer) -> Self {
