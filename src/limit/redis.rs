@@ -126,7 +126,9 @@ impl Limiter for RedisLimiter {
         }
         let rates = limits.iter().map(|limit: &Limit| limit.rate);
         let leases = self.config.leases;
-        let lease = leases.and_then(|config| Lease::new(rates, config));
+        let lease = leases
+            .and_then(|config| Lease::new(rates, config))
+            .map(Box::new);
         let attached = Arc::new(RedisLimits {
             shared: self.shared.clone(),
             limits,

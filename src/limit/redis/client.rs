@@ -53,8 +53,7 @@ struct Request {
 impl Shared {
     /// Whether the circuit is open.
     pub(super) fn is_open(&self) -> bool {
-        // The task ends early if its runtime does.
-        self.is_open.load(Ordering::Acquire) || self.queue.is_closed()
+        self.is_open.load(Ordering::Acquire)
     }
 
     /// The time after which no response is accepted, in nanoseconds.
@@ -121,6 +120,7 @@ pub(super) fn start(server: Server, wait: Duration) -> Arc<Shared> {
     });
     let weak = Arc::downgrade(&shared);
     tokio::spawn(async move {
+        let _ended = Ended(weak.clone());
         let mut requests = requests;
         let mut pause = PAUSES[0];
         loop {
@@ -165,6 +165,17 @@ pub(super) fn start(server: Server, wait: Duration) -> Arc<Shared> {
         }
     });
     shared
+}
+
+/// Opens the circuit when the task ends early, with its runtime.
+struct Ended(Weak<Shared>);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        if let Some(shared) = self.0.upgrade() {
+            shared.open(&"the runtime has ended");
+        }
+    }
 }
 
 /// Connects. Meanwhile, requests do not wait for longer than the timeout altogether.

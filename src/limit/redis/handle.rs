@@ -29,7 +29,7 @@ pub(super) struct RedisLimits {
     pub(super) shared: Arc<Shared>,
     pub(super) limits: SmallVec<[Limit; 1]>,
     /// `None` if the limits are exact.
-    pub(super) lease: Option<Lease>,
+    pub(super) lease: Option<Box<Lease>>,
     /// Decides while Redis is unavailable.
     pub(super) fallback: RedisFallback,
     pub(super) local: LocalHandle,
@@ -69,46 +69,45 @@ impl Limit {
 impl LimitHandle for RedisHandle {
     fn acquire(&self, cost: u32, now: Now) -> LimitResponse {
         match self.0.spend_lease(cost, now) {
-            Some(decision) => LimitResponse::Ready(decision),
+            Some(left) => LimitResponse::Ready(self.0.leased(left, now)),
             None => self.0.charge(0, Duration::ZERO, cost, now),
         }
     }
 
     fn recharge(&self, charged: u32, charged_at: Now, cost: u32, now: Now) -> LimitResponse {
         match self.0.correct_lease(charged, charged_at, cost, now) {
-            Some(decision) => LimitResponse::Ready(decision),
+            Some(left) => LimitResponse::Ready(self.0.leased(left, now)),
             None => self.0.charge(charged, now.since(charged_at), cost, now),
         }
     }
 }
 
 impl RedisLimits {
-    /// Decides within the lease, and refills it in the background.
+    /// Spends units of the lease, and refills it in the background. Returns the units that are left.
     #[inline]
-    fn spend_lease(self: &Arc<Self>, cost: u32, now: Now) -> Option<Decision> {
+    fn spend_lease(self: &Arc<Self>, cost: u32, now: Now) -> Option<u32> {
         let lease = self.lease.as_ref().filter(|_| cost > 0)?;
         let (left, is_low) = lease.spend(cost, now.elapsed_nanos())?;
         if is_low {
             self.refill(now);
         }
-        Some(self.leased(left, now))
+        Some(left)
     }
 
-    /// Replaces a cost within the lease.
+    /// Replaces a cost within the lease. Returns the units that are left.
     fn correct_lease(
         self: &Arc<Self>,
         charged: u32,
         charged_at: Now,
         cost: u32,
         now: Now,
-    ) -> Option<Decision> {
+    ) -> Option<u32> {
         match cost.checked_sub(charged) {
             Some(more) => self.spend_lease(more, now),
             None => {
                 let [charged_at, at] = [charged_at, now].map(Now::elapsed_nanos);
                 let lease = self.lease.as_ref()?;
-                let left = lease.unspend(charged - cost, charged_at, at)?;
-                Some(self.leased(left, now))
+                lease.unspend(charged - cost, charged_at, at)
             }
         }
     }
