@@ -48,14 +48,6 @@ impl Rate {
         self.burst
     }
 
-    /// Whether a request would be allowed.
-    #[cfg(feature = "redis")]
-    #[inline]
-    pub(in crate::limit) fn allows(self, usage: u64, cost: u32) -> bool {
-        let more = u64::from(cost).saturating_mul(self.per_request);
-        usage.saturating_add(more) <= self.burst
-    }
-
     /// The usage after a request, in nanoseconds.
     #[inline]
     pub(in crate::limit) fn after(self, usage: u64, cost: u32) -> Result<u64, Exceeded> {
@@ -67,6 +59,14 @@ impl Rate {
         let wait = (more <= self.burst).then(|| Duration::from_nanos(after - self.burst));
         let status = self.status(usage);
         Err(Exceeded { status, wait })
+    }
+
+    /// Whether a request would be allowed.
+    #[cfg(feature = "redis")]
+    #[inline]
+    pub(in crate::limit) fn allows(self, usage: u64, cost: u32) -> bool {
+        let more = u64::from(cost).saturating_mul(self.per_request);
+        usage.saturating_add(more) <= self.burst
     }
 
     #[inline]
