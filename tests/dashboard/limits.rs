@@ -52,8 +52,10 @@ async fn json_of(pages: &Pages, path: &str, status: u16) -> Value {
 fn numbers(page: &str) -> Vec<&str> {
     let (_, section) = page.split_once(r#"data-live="limits""#).expect("limits");
     let (table, _) = section.split_once("</table>").unwrap();
-    let cells = table.split(r#"<td class="number">"#).skip(1);
-    cells.map(|cell| cell.split_once('<').unwrap().0).collect()
+    let cells = table.split(r#"<td class="number""#).skip(1);
+    cells
+        .map(|cell| cell.split_once('>').unwrap().1.split_once('<').unwrap().0)
+        .collect()
 }
 
 #[tokio::test]

@@ -53,7 +53,7 @@ fn section(statuses: Result<Vec<(RateLimit, LimitStatus)>, LimitError>) -> Marku
 
 fn table(statuses: &[(RateLimit, LimitStatus)]) -> Markup {
     html! {
-        table .rows {
+        table .stacked .amounts aria-labelledby="limits" {
             thead { tr {
                 th scope="col" { "Name" }
                 th scope="col" { "Limit" }
@@ -64,9 +64,9 @@ fn table(statuses: &[(RateLimit, LimitStatus)]) -> Markup {
                 @for (limit, status) in statuses {
                     tr {
                         th scope="row" { (limit.name()) }
-                        td { (limit_text::describe(limit)) }
-                        td .number { (charts::count(status.remaining)) " of " (charts::count(limit.burst())) }
-                        td .number { (reset(status.reset_secs)) }
+                        td data-label="Limit" { (limit_text::describe(limit)) }
+                        td .number data-label="Remaining" { (charts::count(status.remaining)) " of " (charts::count(limit.burst())) }
+                        td .number data-label="Resets in" { (reset(status.reset_secs)) }
                     }
                 }
             }
