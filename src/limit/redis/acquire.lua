@@ -5,10 +5,13 @@
 -- they expire, as "milliseconds:units ".
 -- ARGV[1]: now; empty for the time of the server.
 -- ARGV[2]: for each subject the number of its limits, 1 if it has leases, otherwise 0, and the names of its limits. Then
--- the number of operations, for each of them the number of its limits, and for each of these:
---   its number among all names      the time of the cost        the time of the whole burst
---   the time to return before       the time to consume in any case       the latest known arrival time
--- Then 1 if the operation leases units, otherwise 0. If it does:
+-- the number of operations, for each of them the number of its limits, 1 if it corrects earlier costs, 1 if it leases
+-- units, otherwise 0, and for each of its limits:
+--   its number among all names      the latest known arrival time
+--   the time of the cost            the time of the whole burst
+-- and if it corrects earlier costs:
+--   the time to return before       the time to consume in any case
+-- Then, if the operation leases units:
 --   the units to lease at most      the units that are held     milliseconds until they expire
 --   the precision of the expiry     the units that were recorded before, and when they expire
 -- and for each limit the time of a unit, and the maximum number of units that are leased.
@@ -88,10 +91,9 @@ local names, known_s, known_n, changed, leases_changed, kept = {}, {}, {}, {}, {
 local ends, last, leases, subjects = {}, 0, {}, {}
 for subject, key in ipairs(KEYS) do
     local count, has_leases
-    count, has_leases, position = read('<I2B', input, position)
-    for index = last + 1, last + count do
+    count, has_leases, names[last + 1], position = read('<I2BBc0', input, position)
+    for index = last + 2, last + count do
         names[index], position = read('Bc0', input, position)
-        subjects[index] = subject
     end
     local stored
     if count == 1 and has_leases == 0 then
@@ -103,17 +105,18 @@ for subject, key in ipairs(KEYS) do
     end
     for index = 1, count do
         local arrival = stored[index]
+        last = last + 1
         if arrival then
-            known_s[last + index], known_n[last + index] = read('<I4I4', arrival)
+            known_s[last], known_n[last] = read('<I4I4', arrival)
         else
-            known_s[last + index], known_n[last + index] = 0, 0
+            known_s[last], known_n[last] = 0, 0
         end
+        subjects[last] = subject
     end
     if has_leases == 1 then
         leases[subject] = parse_leases(stored[count + 2])
     end
-    kept[subject] = stored[count + 1] and tonumber(stored[count + 1]) or 0
-    last = last + count
+    kept[subject] = tonumber(stored[count + 1] or 0)
     ends[subject] = last
 end
 
@@ -123,32 +126,45 @@ operations, position = read('<I2', input, position)
 local indices, before_s, before_n, after_s, after_n = {}, {}, {}, {}, {}
 local burst_of_s, burst_of_n = {}, {}
 for _ = 1, operations do
-    local limits, allowed
-    limits, position = read('B', input, position)
-    allowed = 1
+    local limits, is_correction, is_lease
+    limits, is_correction, is_lease, position = read('BBB', input, position)
+    local allowed = 1
     for limit = 1, limits do
-        local index, cost_s, cost_n, burst_s, burst_n, back_s, back_n, owed_s, owed_n, seen_s, seen_n
-        index, cost_s, cost_n, burst_s, burst_n, back_s, back_n, owed_s, owed_n, seen_s, seen_n, position =
-            read('<I2I4I4I4I4I4I4I4I4I4I4', input, position)
+        local index, seen_s, seen_n, cost_s, cost_n, burst_s, burst_n, owed_s, owed_n
+        index, seen_s, seen_n, cost_s, cost_n, burst_s, burst_n, position =
+            read('<I2I4I4I4I4I4I4', input, position)
+        -- Without calls of functions, which would take most of the time.
         local s, n = known_s[index], known_n[index]
-        if less(s, n, seen_s, seen_n) then
+        if s < seen_s or (s == seen_s and n < seen_n) then
             s, n = seen_s, seen_n
         end
-        s, n = subtract(s, n, back_s, back_n)
-        if less(s, n, now_s, now_n) then
+        if is_correction == 1 then
+            local back_s, back_n
+            back_s, back_n, owed_s, owed_n, position = read('<I4I4I4I4', input, position)
+            s, n = subtract(s, n, back_s, back_n)
+        end
+        if s < now_s or (s == now_s and n < now_n) then
             s, n = now_s, now_n
         end
-        local most_s, most_n = add(now_s, now_n, burst_s, burst_n)
-        s, n = add(s, n, owed_s, owed_n)
-        if less(most_s, most_n, s, n) then
+        if is_correction == 1 then
+            s, n = add(s, n, owed_s, owed_n)
+        end
+        local most_s, most_n = now_s + burst_s, now_n + burst_n
+        if most_n >= 1000000000 then
+            most_s, most_n = most_s + 1, most_n - 1000000000
+        end
+        if most_s < s or (most_s == s and most_n < n) then
             s, n = most_s, most_n
         end
-        local next_s, next_n = add(s, n, cost_s, cost_n)
-        if less(most_s, most_n, next_s, next_n) then
+        before_s[limit], before_n[limit] = s, n
+        s, n = s + cost_s, n + cost_n
+        if n >= 1000000000 then
+            s, n = s + 1, n - 1000000000
+        end
+        if most_s < s or (most_s == s and most_n < n) then
             allowed = 0
         end
-        indices[limit], before_s[limit], before_n[limit] = index, s, n
-        after_s[limit], after_n[limit] = next_s, next_n
+        indices[limit], after_s[limit], after_n[limit] = index, s, n
         burst_of_s[limit], burst_of_n[limit] = burst_s, burst_n
     end
     size = size + 1
@@ -158,8 +174,7 @@ for _ = 1, operations do
             after_s[limit], after_n[limit] = before_s[limit], before_n[limit]
         end
     end
-    local is_lease, granted
-    is_lease, position = read('B', input, position)
+    local granted
     if is_lease == 1 then
         local held, ttl, step, old_units, old_s, old_n
         granted, held, ttl, step, old_units, old_s, old_n, position = read('<I4I4I4I4I4I4I4', input, position)
@@ -203,11 +218,11 @@ for _ = 1, operations do
         local index, s, n = indices[limit], after_s[limit], after_n[limit]
         result[size + 1], result[size + 2] = s, n
         size = size + 2
-        local known = less(now_s, now_n, known_s[index], known_n[index])
-        if (known or less(now_s, now_n, s, n)) and (known_s[index] ~= s or known_n[index] ~= n) then
-            changed[index] = true
+        local old_s, old_n = known_s[index], known_n[index]
+        -- An arrival time that has passed need not be stored, unless a later one is.
+        if (old_s ~= s or old_n ~= n) and (less(now_s, now_n, s, n) or less(now_s, now_n, old_s, old_n)) then
+            known_s[index], known_n[index], changed[index] = s, n, true
         end
-        known_s[index], known_n[index] = s, n
     end
     if is_lease == 1 then
         size = size + 1
@@ -215,13 +230,13 @@ for _ = 1, operations do
     end
 end
 
-local first = 1
+local first, fields = 1, {}
 for subject, key in ipairs(KEYS) do
-    local latest, fields = 0, {}
+    local latest, count = 0, 0
     for index = first, ends[subject] do
         if changed[index] then
-            fields[#fields + 1] = names[index]
-            fields[#fields + 1] = pack('<I4I4', known_s[index], known_n[index])
+            fields[count + 1], fields[count + 2] = names[index], pack('<I4I4', known_s[index], known_n[index])
+            count = count + 2
             latest = math.max(latest, known_s[index] + 1)
         end
     end
@@ -234,19 +249,20 @@ for subject, key in ipairs(KEYS) do
                 latest = math.max(latest, math.ceil(expires / 1000))
             end
         end
-        fields[#fields + 1] = LEASES
-        fields[#fields + 1] = table.concat(texts)
+        fields[count + 1], fields[count + 2] = LEASES, table.concat(texts)
+        count = count + 2
     end
     -- A limit may outlast those that were changed.
-    if kept[subject] < latest then
-        fields[#fields + 1] = ''
-        fields[#fields + 1] = latest + SPARE
-        call('HSET', key, unpack(fields))
+    local outlasts = kept[subject] < latest
+    if outlasts then
+        fields[count + 1], fields[count + 2] = '', latest + SPARE
+        count = count + 2
+    end
+    if count > 0 then
+        call('HSET', key, unpack(fields, 1, count))
+    end
+    if outlasts then
         call('EXPIRE', key, latest + SPARE - now_s)
-    elseif #fields == 2 then
-        call('HSET', key, fields[1], fields[2])
-    elseif #fields > 0 then
-        call('HSET', key, unpack(fields))
     end
 end
 

@@ -1,5 +1,8 @@
 //! The script that charges limits: its arguments and its result.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -127,20 +130,22 @@ pub(super) fn push_arguments(command: &mut Cmd, now: Option<u64>, operations: &[
     input.extend_from_slice(&(operations.len() as u16).to_le_bytes());
     let mut places = places.into_iter();
     for Operation { charges, lease } in operations {
-        input.push(charges.len() as u8);
+        let is_correction = charges.iter().any(|it| it.back > 0 || it.owed > 0);
+        input.extend([
+            charges.len() as u8,
+            is_correction.into(),
+            lease.is_some().into(),
+        ]);
         for (charge, (subject, number)) in charges.iter().zip(&mut places) {
             input.extend_from_slice(&((before[subject] + number) as u16).to_le_bytes());
-            for time in [
-                charge.cost,
-                charge.burst,
-                charge.back,
-                charge.owed,
-                charge.seen,
-            ] {
+            for time in [charge.seen, charge.cost, charge.burst] {
                 push_time(&mut input, time);
             }
+            if is_correction {
+                push_time(&mut input, charge.back);
+                push_time(&mut input, charge.owed);
+            }
         }
-        input.push(lease.is_some().into());
         if let Some(lease) = lease {
             lease.push(&mut input);
         }
@@ -240,92 +245,4 @@ fn parse(value: &Value, operations: &[&Operation]) -> Option<Vec<Outcome>> {
     });
     let outcomes = outcomes.collect::<Option<Vec<_>>>()?;
     numbers.next().is_none().then_some(outcomes)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn value(numbers: &[i64]) -> Value {
-        Value::Array(numbers.iter().copied().map(Value::Int).collect())
-    }
-
-    /// An operation with this number of limits.
-    fn operation(limits: usize) -> Operation {
-        let charge = Charge {
-            key: "key".into(),
-            name: "name".into(),
-            cost: 1,
-            burst: 1,
-            back: 0,
-            owed: 0,
-            seen: 0,
-        };
-        Operation {
-            charges: std::iter::repeat_n(charge, limits).collect(),
-            lease: None,
-        }
-    }
-
-    fn leasing(limits: usize, wanted: u32) -> Operation {
-        let lease = LeaseRequest {
-            wanted,
-            held: 0,
-            recorded: None,
-            ttl: Duration::from_secs(1),
-            units: smallvec::smallvec![(1, 1); limits],
-        };
-        Operation {
-            lease: Some(lease),
-            ..operation(limits)
-        }
-    }
-
-    #[test]
-    fn results_are_decoded() {
-        let result = value(&[9, 5, 1, 10, 6, 0, 11, 7, 12, 8, 1, 13, 9, 20]);
-        let operations = [operation(1), operation(2), leasing(1, 20)];
-        let outcomes = decode(&result, &operations.each_ref()).unwrap();
-        let expected = |is_allowed, arrivals: &[u64], granted| Outcome {
-            is_allowed,
-            now: 9_000_000_005,
-            arrivals: arrivals.into(),
-            granted,
-        };
-        let expected = [
-            expected(true, &[10_000_000_006], 0),
-            expected(false, &[11_000_000_007, 12_000_000_008], 0),
-            expected(true, &[13_000_000_009], 20),
-        ];
-        assert_eq!(outcomes, expected);
-    }
-
-    #[test]
-    fn unexpected_results_are_errors() {
-        let one = operation(1);
-        let is_error = |value: &Value, operation: &Operation| decode(value, &[operation]).is_err();
-        let valid = [9, 5, 1, 10, 6];
-        for length in 0..valid.len() {
-            assert!(is_error(&value(&valid[..length]), &one));
-        }
-        let text = Value::BulkString(b"9".to_vec());
-        for value in [
-            Value::Nil,
-            Value::Okay,
-            text.clone(),
-            Value::Array(vec![text]),
-            value(&[9, 5, 1, 10, 6, 7]),
-            value(&[9, 5, 2, 10, 6]),
-            value(&[-9, 5, 1, 10, 6]),
-            value(&[9, 1_000_000_000, 1, 10, 6]),
-            value(&[i64::MAX, 5, 1, 10, 6]),
-        ] {
-            assert!(is_error(&value, &one), "{value:?}");
-        }
-        for granted in [-1, 8, i64::MAX] {
-            let value = value(&[9, 5, 1, 10, 6, granted]);
-            assert!(is_error(&value, &leasing(1, 7)), "{value:?}");
-        }
-        assert!(is_error(&value(&valid), &leasing(1, 7)));
-    }
 }
