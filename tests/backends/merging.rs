@@ -255,6 +255,7 @@ async fn totals_of_long_ranges_are_exact<B: Backend>(
             "{}",
             number(&blocks(6)).await
         );
+        assert!(number(&blocks(48)).await >= 12);
         assert!(number(&blocks(192)).await >= 2);
         assert_long_ranges(other, &all, today).await;
     }
@@ -274,6 +275,7 @@ async fn assert_long_ranges<B: Backend>(backend: &B, events: &[UsageEvent], toda
         (24, 0),
         (30, 5),
         (47, 23),
+        (168, 0),
         (193, 1),
         (384, 192),
         (600, 300),

@@ -132,7 +132,42 @@ pub(super) fn rollups_of(
 pub(super) fn for_each_rollup<T: Copy>(
     record: &[u8],
     find: impl Fn(i32, i64) -> Option<T>,
-    use_rollup: impl FnMut(T, SeriesRollup),
+    mut use_rollup: impl FnMut(T, SeriesRollup),
+) -> Result<(), SqlError> {
+    for_each(record, find, amounts, |found, series, start, amounts| {
+        let rollup = SeriesRollup {
+            series,
+            start,
+            amounts,
+        };
+        use_rollup(found, rollup);
+    })
+}
+
+/// Calls a function with the kind and the sums of each rollup of the callers that are found, and with what was found.
+pub(super) fn for_each_sums<T: Copy>(
+    record: &[u8],
+    find: impl Fn(i32, i64) -> Option<T>,
+    mut use_sums: impl FnMut(T, i32, &Sums),
+) -> Result<(), SqlError> {
+    for_each(record, find, sums, |found, series, _, sums| {
+        use_sums(found, series.kind, &sums);
+    })
+}
+
+/// [`Amounts`] without latencies.
+pub(super) struct Sums {
+    pub(super) count: u64,
+    pub(super) cost: u64,
+    pub(super) request_bytes: u64,
+    pub(super) response_bytes: u64,
+}
+
+fn for_each<T: Copy, A>(
+    record: &[u8],
+    find: impl Fn(i32, i64) -> Option<T>,
+    pull_amounts: impl Fn(&mut &[u8]) -> Option<A>,
+    use_amounts: impl FnMut(T, Series, i64, A),
 ) -> Result<(), SqlError> {
     let damaged = || decode("damaged rollup record");
     let (header, mut bytes) = record.split_at_checked(HEADER_LEN).ok_or_else(damaged)?;
@@ -145,13 +180,14 @@ pub(super) fn for_each_rollup<T: Copy>(
     if *checksum != crc32fast::hash(bytes).to_le_bytes() {
         return Err(damaged());
     }
-    read(&mut bytes, find, use_rollup).ok_or_else(damaged)
+    read(&mut bytes, find, pull_amounts, use_amounts).ok_or_else(damaged)
 }
 
-fn read<T: Copy>(
+fn read<T: Copy, A>(
     bytes: &mut &[u8],
     find: impl Fn(i32, i64) -> Option<T>,
-    mut use_rollup: impl FnMut(T, SeriesRollup),
+    pull_amounts: impl Fn(&mut &[u8]) -> Option<A>,
+    mut use_amounts: impl FnMut(T, Series, i64, A),
 ) -> Option<()> {
     let mut minute = FIRST_MINUTE;
     while !bytes.is_empty() {
@@ -166,14 +202,10 @@ fn read<T: Copy>(
             for _ in 0..pull(bytes)? {
                 kind = kind.checked_add(pull(bytes)?.try_into().ok()?)?;
                 if let Some(found) = found {
-                    let rollup = SeriesRollup {
-                        series: Series { caller, kind },
-                        start,
-                        amounts: amounts(bytes)?,
-                    };
-                    use_rollup(found, rollup);
+                    let amounts = pull_amounts(bytes)?;
+                    use_amounts(found, Series { caller, kind }, start, amounts);
                 } else {
-                    skip_amounts(bytes)?;
+                    sums(bytes)?;
                 }
             }
         }
@@ -181,7 +213,6 @@ fn read<T: Copy>(
     Some(())
 }
 
-#[inline]
 fn amounts(bytes: &mut &[u8]) -> Option<Amounts> {
     let mut amounts = Amounts {
         count: pull(bytes)?,
@@ -198,16 +229,20 @@ fn amounts(bytes: &mut &[u8]) -> Option<Amounts> {
     Some(amounts)
 }
 
-fn skip_amounts(bytes: &mut &[u8]) -> Option<()> {
-    for _ in 0..4 {
-        pull(bytes)?;
-    }
+#[inline]
+fn sums(bytes: &mut &[u8]) -> Option<Sums> {
+    let sums = Sums {
+        count: pull(bytes)?,
+        cost: pull(bytes)?,
+        request_bytes: pull(bytes)?,
+        response_bytes: pull(bytes)?,
+    };
     let mut bucket: usize = 0;
     for _ in 0..pull(bytes)? {
         bucket = bucket.checked_add(pull(bytes)?.try_into().ok()?)?;
         pull(bytes)?;
     }
-    LatencyHistogram::has_bucket(bucket).then_some(())
+    LatencyHistogram::has_bucket(bucket).then_some(sums)
 }
 
 #[cfg(test)]

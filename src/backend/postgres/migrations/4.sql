@@ -178,7 +178,7 @@ CREATE TABLE {prefix}caller_totals (
 CREATE INDEX {unqualified_prefix}outdated_caller_totals ON {prefix}caller_totals (start) WHERE totals IS NULL;
 ALTER TABLE {prefix}caller_totals ALTER COLUMN totals SET STORAGE EXTERNAL;
 COMMENT ON TABLE {prefix}caller_totals IS 'The totals of all callers by outcome and cause, in each hour, day (UTC) and block of these.';
-COMMENT ON COLUMN {prefix}caller_totals.hours IS '1 for an hour, 6 for six hours, 24 for a day, 192 for eight days.';
+COMMENT ON COLUMN {prefix}caller_totals.hours IS '1 for an hour, 6 for six hours, 24 for a day, 48 for two days, 192 for eight days.';
 COMMENT ON COLUMN {prefix}caller_totals.start IS 'The start of these hours.';
 COMMENT ON COLUMN {prefix}caller_totals.totals IS 'The totals in the format of rollup records. NULL if they are outdated.';
 

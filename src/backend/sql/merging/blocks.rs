@@ -1,8 +1,8 @@
 //! The totals of callers in blocks of several hours or days, since those of thousands of callers take long to read for
 //! each hour.
 //!
-//! A block is stored with its last hour or day, or later, unless any totals in it are outdated. Readers use the hours
-//! or days of blocks that are not stored.
+//! A block is stored with its last hour or day, or later, unless any totals in it are outdated. Readers use shorter
+//! blocks, hours or days instead of blocks that are not stored.
 
 use std::collections::BTreeSet;
 
@@ -16,27 +16,38 @@ use crate::backend::sql::rollup_record::{RollupRecord, for_each_rollup};
 use crate::backend::sql::series_rollup::{Rollups, Series, SeriesRollup};
 use crate::backend::sql::value::required;
 
-/// The width of blocks of hours or of days, in microseconds.
-pub(in crate::backend::sql) fn block_of(width: i64) -> Option<i64> {
+/// The widths of blocks of hours or of days, in microseconds, the longest first.
+pub(in crate::backend::sql) fn blocks_of(width: i64) -> &'static [i64] {
     match width {
-        HOUR => Some(6 * HOUR),
-        DAY => Some(8 * DAY),
-        _ => None,
+        HOUR => &[6 * HOUR],
+        DAY => &[8 * DAY, 2 * DAY],
+        _ => &[],
     }
 }
 
-/// Stores the totals of the block of an hour or a day, if all of its hours or days are. `until` is the time up to which
-/// these are rolled up.
-pub(super) async fn store_block<S: Session>(
+/// Stores the totals of the blocks of an hour or a day. `until` is the time up to which hours or days are rolled up.
+pub(super) async fn store_blocks<S: Session>(
     session: &mut S,
     names: &Names,
     start: i64,
     width: i64,
     until: i64,
 ) -> Result<(), SqlError> {
-    let Some(length) = block_of(width) else {
-        return Ok(());
-    };
+    for &length in blocks_of(width) {
+        store_block(session, names, start, width, length, until).await?;
+    }
+    Ok(())
+}
+
+/// Stores the totals of a block, if those of all of its hours or days are stored.
+async fn store_block<S: Session>(
+    session: &mut S,
+    names: &Names,
+    start: i64,
+    width: i64,
+    length: i64,
+    until: i64,
+) -> Result<(), SqlError> {
     let start = floor(start, length);
     let end = start.saturating_add(length);
     if end > until {
@@ -101,20 +112,19 @@ fn for_each(record: &[u8], mut use_rollup: impl FnMut(SeriesRollup)) -> Result<(
     for_each_rollup(record, |_, _| Some(()), |(), rollup| use_rollup(rollup))
 }
 
-/// Deletes the totals of the block of an hour or a day.
-pub(super) async fn delete_block<S: Session>(
+/// Deletes the totals of the blocks of an hour or a day.
+pub(super) async fn delete_blocks<S: Session>(
     session: &mut S,
     names: &Names,
     start: i64,
     width: i64,
 ) -> Result<(), SqlError> {
-    let Some(length) = block_of(width) else {
-        return Ok(());
-    };
-    let delete = "DELETE FROM {prefix}caller_totals WHERE hours = $1 AND start = $2";
-    let delete = Statement::new(names, delete)
-        .bind(length / HOUR)
-        .bind(Value::Time(Some(floor(start, length))));
-    session.execute(delete).await?;
+    for &length in blocks_of(width) {
+        let delete = "DELETE FROM {prefix}caller_totals WHERE hours = $1 AND start = $2";
+        let delete = Statement::new(names, delete)
+            .bind(length / HOUR)
+            .bind(Value::Time(Some(floor(start, length))));
+        session.execute(delete).await?;
+    }
     Ok(())
 }

@@ -39,7 +39,7 @@ use crate::telemetry;
 use crate::usage::MergeBacklog;
 
 use self::add::add_ready;
-pub(super) use self::blocks::block_of;
+pub(super) use self::blocks::blocks_of;
 use self::collect::{Collected, GRACE, collect};
 pub(super) use self::merged::Merged;
 use self::outcomes::store_outdated_totals;

@@ -9,7 +9,7 @@ use std::ops::{Range, RangeInclusive};
 use sqlx::Error as SqlError;
 use tokio::time::Instant;
 
-use super::blocks::{delete_block, store_block};
+use super::blocks::{delete_blocks, store_blocks};
 use super::merged::Merged;
 use crate::backend::sql::batched::pause_since;
 use crate::backend::sql::engine::{Engine, Row, Session, Statement, Value};
@@ -93,7 +93,7 @@ pub(super) async fn store_totals<S: Session>(
         session.execute(delete).await?;
     }
     let width = bucket.end - bucket.start;
-    store_block(session, names, bucket.start, width, until).await
+    store_blocks(session, names, bucket.start, width, until).await
 }
 
 fn sums(names: &Names) -> String {
@@ -130,7 +130,7 @@ pub(super) async fn aggregate_late<S: Session>(
             .bind(width / HOUR)
             .bind(Value::Time(Some(start)));
         session.execute(mark).await?;
-        delete_block(session, names, start, width).await?;
+        delete_blocks(session, names, start, width).await?;
     }
     Ok(())
 }

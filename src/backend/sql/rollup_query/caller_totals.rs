@@ -8,7 +8,7 @@ use sqlx::Error as SqlError;
 use super::range_cover::RangePart;
 use super::totals_by_caller::TotalsByCaller;
 use crate::backend::sql::engine::{Row, Session, Statement, Value};
-use crate::backend::sql::merging::block_of;
+use crate::backend::sql::merging::blocks_of;
 use crate::backend::sql::micros::{HOUR, ceil, floor};
 use crate::backend::sql::names::Names;
 use crate::backend::sql::value::required;
@@ -29,23 +29,23 @@ pub(super) async fn add_stored<S: Session>(
         return add_minutes(session, names, &part.starts, totals).await;
     }
     let width = part.width.seconds() * 1_000_000;
-    let Some(block) = block_of(width) else {
-        return add(session, names, width, part.starts.clone(), totals)
-            .await
-            .map(drop);
-    };
-    let whole = ceil(part.starts.start, block)..floor(part.starts.end, block);
-    let found = add(session, names, block, whole, totals).await?;
-    // Those that are in no block.
-    let mut from = part.starts.start;
-    let ends = part.starts.end..part.starts.end;
-    for next in found
-        .into_iter()
-        .map(|start| start..start + block)
-        .chain([ends])
-    {
-        add(session, names, width, from..next.start, totals).await?;
-        from = next.end;
+    // What is in no block yet.
+    let mut rest = vec![part.starts.clone()];
+    for &block in blocks_of(width) {
+        let mut uncovered = Vec::new();
+        for starts in rest {
+            let whole = ceil(starts.start, block)..floor(starts.end, block);
+            let mut from = starts.start;
+            for start in add(session, names, block, whole, totals).await? {
+                uncovered.push(from..start);
+                from = start + block;
+            }
+            uncovered.push(from..starts.end);
+        }
+        rest = uncovered;
+    }
+    for starts in rest {
+        add(session, names, width, starts, totals).await?;
     }
     Ok(())
 }

@@ -9,7 +9,7 @@ use sqlx::Error as SqlError;
 
 use super::row::Attributes;
 use crate::backend::sql::callers::KeyAndOwner;
-use crate::backend::sql::rollup_record::for_each_rollup;
+use crate::backend::sql::rollup_record::{Sums, for_each_sums};
 use crate::backend::sql::series_rollup::{Amounts, Series};
 use crate::id::KeyId;
 use crate::usage::Totals;
@@ -33,8 +33,14 @@ impl<'a> TotalsByCaller<'a> {
     }
 
     pub(super) fn add(&mut self, Series { caller, kind }: Series, amounts: &Amounts) {
+        let sums = Sums {
+            count: amounts.count,
+            cost: amounts.cost,
+            request_bytes: amounts.request_bytes,
+            response_bytes: amounts.response_bytes,
+        };
         if let Some(position) = self.attributes.callers.position(caller) {
-            self.add_at(position, kind, amounts);
+            self.add_at(position, kind, &sums);
         }
     }
 
@@ -53,23 +59,23 @@ impl<'a> TotalsByCaller<'a> {
             let is_wanted = starts.contains(&start);
             is_wanted.then(|| callers.position(caller)).flatten()
         };
-        for_each_rollup(record, find, |position, rollup| {
-            self.add_at(position, rollup.series.kind, &rollup.amounts);
+        for_each_sums(record, find, |position, kind, sums| {
+            self.add_at(position, kind, sums);
         })
     }
 
     /// Adds the amounts of the caller at a position. Those of an unknown kind are left out.
     #[inline]
-    fn add_at(&mut self, position: usize, kind: i32, amounts: &Amounts) {
+    fn add_at(&mut self, position: usize, kind: i32, sums: &Sums) {
         let Some(&of_kind) = self.kinds.get(&kind) else {
             return;
         };
         if let Some(totals) = self.totals.get_mut(position) {
             totals.add(&KindAmounts {
-                count: amounts.count,
-                cost: amounts.cost,
-                request_bytes: amounts.request_bytes,
-                response_bytes: amounts.response_bytes,
+                count: sums.count,
+                cost: sums.cost,
+                request_bytes: sums.request_bytes,
+                response_bytes: sums.response_bytes,
                 ..of_kind
             });
         }

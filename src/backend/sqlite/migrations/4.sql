@@ -208,7 +208,7 @@ INSERT INTO {prefix}hours_by_outcome
 CREATE INDEX {prefix}hours_by_outcome_by_start ON {prefix}hours_by_outcome (start);
 -- The totals of all callers by outcome, in each hour, day and block of these.
 CREATE TABLE {prefix}caller_totals (
-    -- 1 for an hour, 6 for six hours, 24 for a day, 192 for eight days.
+    -- 1 for an hour, 6 for six hours, 24 for a day, 48 for two days, 192 for eight days.
     hours INTEGER NOT NULL,
     start INTEGER NOT NULL,
     -- In the format of rollup records. NULL if they are outdated.
