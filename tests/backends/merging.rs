@@ -256,6 +256,7 @@ async fn totals_of_long_ranges_are_exact<B: Backend>(
             number(&blocks(6)).await
         );
         assert!(number(&blocks(48)).await >= 12);
+        assert!(number(&blocks(96)).await >= 5);
         assert!(number(&blocks(192)).await >= 2);
         assert_long_ranges(other, &all, today).await;
     }

@@ -48,7 +48,7 @@ pub(super) const CUSTOM: &str = "custom";
 /// The fields of a range.
 pub(super) const FIELDS: [&str; 4] = ["range", "from", "to", "zone"];
 
-/// A time range, and the previous one of the same length.
+/// A time range, and the previous one, which is at most an hour longer.
 pub(super) struct TimeRange {
     name: &'static str,
     pub(super) range: Range<Timestamp>,
@@ -99,7 +99,7 @@ impl TimeRange {
         let start = range.start.saturating_sub(length).unwrap_or(Timestamp::MIN);
         Self {
             name,
-            before: start..range.start,
+            before: aligned(start, length)..range.start,
             range,
             wrong,
         }
@@ -162,19 +162,23 @@ impl Length {
         let today = context.zone.to_datetime(now).date();
         match self {
             Self::Last(seconds) => {
-                let from = now.saturating_sub(SignedDuration::from_secs(seconds));
-                // Align to stored rollups: minutes, and hours for long ranges.
-                let width = if seconds > DAY {
-                    Granularity::Hour
-                } else {
-                    Granularity::Minute
-                };
-                width.floor(from.unwrap_or(Timestamp::MIN))..now
+                let length = SignedDuration::from_secs(seconds);
+                let from = now.saturating_sub(length).unwrap_or(Timestamp::MIN);
+                aligned(from, length)..now
             }
             Self::Today => midnight(today)..now,
             Self::Yesterday => midnight(today.yesterday().unwrap_or(today))..midnight(today),
         }
     }
+}
+
+/// The start of a range of this length, aligned to stored rollups: minutes, and hours for long ranges.
+fn aligned(start: Timestamp, length: SignedDuration) -> Timestamp {
+    let width = match length > SignedDuration::from_secs(DAY) {
+        true => Granularity::Hour,
+        false => Granularity::Minute,
+    };
+    width.floor(start)
 }
 
 fn preset(name: &str) -> Option<(&'static str, Length)> {

@@ -178,7 +178,7 @@ CREATE TABLE {prefix}caller_totals (
 CREATE INDEX {unqualified_prefix}outdated_caller_totals ON {prefix}caller_totals (start) WHERE totals IS NULL;
 ALTER TABLE {prefix}caller_totals ALTER COLUMN totals SET STORAGE EXTERNAL;
 COMMENT ON TABLE {prefix}caller_totals IS 'The totals of all callers by outcome and cause, in each hour, day (UTC) and block of these.';
-COMMENT ON COLUMN {prefix}caller_totals.hours IS '1 for an hour, 6 for six hours, 24 for a day, 48 for two days, 192 for eight days.';
+COMMENT ON COLUMN {prefix}caller_totals.hours IS '1 for an hour, 6 for six hours, 24 for a day, 48 and 96 for two and four days, 192 for eight days.';
 COMMENT ON COLUMN {prefix}caller_totals.start IS 'The start of these hours.';
 COMMENT ON COLUMN {prefix}caller_totals.totals IS 'The totals in the format of rollup records. NULL if they are outdated.';
 
@@ -577,6 +577,7 @@ COMMENT ON COLUMN {prefix}keys.replaced_by IS 'The key that replaced this one in
 
 ALTER TABLE {prefix}keys ADD COLUMN plan text COLLATE "C";
 CREATE INDEX {unqualified_prefix}keys_by_plan ON {prefix}keys (plan) WHERE plan IS NOT NULL;
+CREATE INDEX {unqualified_prefix}keys_by_expiry ON {prefix}keys (expires_at) WHERE expires_at IS NOT NULL;
 COMMENT ON COLUMN {prefix}keys.plan IS 'The name of the plan of the key. NULL if it has none of its own.';
 
 CREATE TABLE {prefix}plans (

@@ -20,7 +20,7 @@ use crate::backend::sql::value::required;
 pub(in crate::backend::sql) fn blocks_of(width: i64) -> &'static [i64] {
     match width {
         HOUR => &[6 * HOUR],
-        DAY => &[8 * DAY, 2 * DAY],
+        DAY => &[8 * DAY, 4 * DAY, 2 * DAY],
         _ => &[],
     }
 }

@@ -208,7 +208,7 @@ INSERT INTO {prefix}hours_by_outcome
 CREATE INDEX {prefix}hours_by_outcome_by_start ON {prefix}hours_by_outcome (start);
 -- The totals of all callers by outcome, in each hour, day and block of these.
 CREATE TABLE {prefix}caller_totals (
-    -- 1 for an hour, 6 for six hours, 24 for a day, 48 for two days, 192 for eight days.
+    -- 1 for an hour, 6 for six hours, 24 for a day, 48 and 96 for two and four days, 192 for eight days.
     hours INTEGER NOT NULL,
     start INTEGER NOT NULL,
     -- In the format of rollup records. NULL if they are outdated.
@@ -323,6 +323,7 @@ UPDATE {prefix}keys AS k SET replaced_by = n.id FROM (
 -- The name of the plan.
 ALTER TABLE {prefix}keys ADD COLUMN plan TEXT;
 CREATE INDEX {prefix}keys_by_plan ON {prefix}keys (plan) WHERE plan IS NOT NULL;
+CREATE INDEX {prefix}keys_by_expiry ON {prefix}keys (expires_at) WHERE expires_at IS NOT NULL;
 
 -- Rate limits of keys and owners that have none of their own.
 CREATE TABLE {prefix}plans (
