@@ -107,6 +107,8 @@ mod drain;
 pub mod guide;
 mod id;
 mod invalid_config;
+#[cfg(any(feature = "_sql", feature = "dashboard"))]
+mod join;
 pub mod key;
 mod layer;
 pub mod limit;

@@ -70,7 +70,6 @@ mod flash;
 mod form;
 mod guard;
 mod idempotency;
-mod join;
 mod month;
 mod next;
 mod owner_path;

@@ -182,11 +182,17 @@ pub(super) fn list(
             KeyStatus::Expired => sql
                 .push(" AND revoked_at IS NULL AND expires_at <= ")
                 .push_bind(at),
-            KeyStatus::Disabled | KeyStatus::Active => sql
-                .push(" AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > ")
-                .push_bind(at)
-                .push(") AND disabled = ")
-                .push_bind(Value::Boolean(status == KeyStatus::Disabled)),
+            KeyStatus::Disabled | KeyStatus::Active => {
+                sql.push(" AND revoked_at IS NULL AND (");
+                // SQLite does not use the index on `expires_at` otherwise.
+                if query.expires_before.is_none() {
+                    sql.push("expires_at IS NULL OR ");
+                }
+                sql.push("expires_at > ")
+                    .push_bind(at)
+                    .push(") AND disabled = ")
+                    .push_bind(Value::Boolean(status == KeyStatus::Disabled))
+            }
         };
     }
     if let Some(ids) = query.wanted_ids() {

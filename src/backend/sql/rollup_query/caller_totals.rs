@@ -23,7 +23,7 @@ pub(super) async fn add_stored<S: Session>(
     session: &mut S,
     names: &Names,
     part: &RangePart,
-    totals: &mut TotalsByCaller<'_>,
+    totals: &mut TotalsByCaller,
 ) -> Result<(), SqlError> {
     if part.width < Granularity::Hour {
         return add_minutes(session, names, &part.starts, totals).await;
@@ -56,7 +56,7 @@ async fn add<S: Session>(
     names: &Names,
     width: i64,
     starts: Range<i64>,
-    totals: &mut TotalsByCaller<'_>,
+    totals: &mut TotalsByCaller,
 ) -> Result<Vec<i64>, SqlError> {
     let mut found = Vec::new();
     let mut rest = starts.clone();
@@ -75,11 +75,11 @@ async fn add<S: Session>(
         }
         for row in rows {
             let start = required(row.time("start")?)?;
-            totals.add_record(required(row.bytes("totals")?)?, &starts)?;
+            totals
+                .add_record(required(row.bytes("totals")?)?, &starts)
+                .await?;
             found.push(start);
             rest.start = rest.start.max(start + 1);
-            drop(row);
-            tokio::task::yield_now().await;
         }
     }
     Ok(found)
@@ -89,7 +89,7 @@ async fn add_minutes<S: Session>(
     session: &mut S,
     names: &Names,
     starts: &Range<i64>,
-    totals: &mut TotalsByCaller<'_>,
+    totals: &mut TotalsByCaller,
 ) -> Result<(), SqlError> {
     // The last record that was read.
     let (mut hour, mut number) = (floor(starts.start, HOUR) - 1, i64::MAX);
@@ -107,9 +107,9 @@ async fn add_minutes<S: Session>(
         for row in rows {
             hour = required(row.time("hour")?)?;
             number = required(row.integer("number")?)?;
-            totals.add_record(required(row.bytes("totals")?)?, starts)?;
-            drop(row);
-            tokio::task::yield_now().await;
+            totals
+                .add_record(required(row.bytes("totals")?)?, starts)
+                .await?;
         }
         if is_last {
             return Ok(());

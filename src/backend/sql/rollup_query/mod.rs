@@ -37,6 +37,7 @@ use super::micros::{HOUR, MINUTE, QUARTER, floor};
 use super::series_rollup::SeriesRollup;
 use super::value::{amounts, as_micros, required, series};
 use crate::id::KeyId;
+use crate::join::join;
 use crate::telemetry;
 use crate::usage::{Granularity, Rollup, RollupStore, Summary, SummarySpec, Totals, UsageRange};
 
@@ -70,24 +71,53 @@ pub(in crate::backend::sql) async fn summary<E: Engine>(
     let mut summary = spec.without_grid().summarize(rollups);
     summary.exact = is_exact;
     // Without a filter, the rollups above are not grouped by caller.
-    if is_unfiltered && (spec.has_keys() || spec.has_owners()) {
-        let totals = snapshot.totals_by_caller(engine, range.into()).await?;
-        summary.by_key = spec.has_keys().then(|| totals.by_key());
-        summary.by_owner = spec.has_owners().then(|| totals.by_owner());
-    }
-    if let Some((width, zone)) = spec.grid() {
-        let now = as_micros(Timestamp::now());
-        let sections = sections(width, zone, &snapshot.starts, now)?;
-        let latency = spec.has_latency_over_time();
-        let statement = by_outcome(names, range, callers, &sections, snapshot.widths, latency);
-        let rows = snapshot.session.fetch(statement).await?;
-        let rollups: Vec<Rollup> = rows.iter().map(outcome_rollup).collect::<Result<_, _>>()?;
+    let mut totals = match is_unfiltered && (spec.has_keys() || spec.has_owners()) {
+        true => Some(snapshot.pending_totals(engine, range.into(), true).await?),
+        false => None,
+    };
+    let sections = match spec.grid() {
+        Some((width, zone)) => {
+            let now = as_micros(Timestamp::now());
+            Some(sections(width, zone, &snapshot.starts, now)?)
+        }
+        None => None,
+    };
+    // The totals are added up while the database groups the rollups over time.
+    let latency = spec.has_latency_over_time();
+    let over_time = sections
+        .as_deref()
+        .map(|sections| by_outcome(names, range, callers, sections, snapshot.widths, latency));
+    let rows = async {
+        match over_time {
+            Some(statement) => snapshot.session.fetch(statement).await,
+            None => Ok(Vec::new()),
+        }
+    };
+    let added = async {
+        match &mut totals {
+            Some(totals) => totals.add_pending().await,
+            None => Ok(()),
+        }
+    };
+    let (rows, added) = join(rows, added).await;
+    if let Some(sections) = sections {
+        let rollups = rows?
+            .iter()
+            .map(outcome_rollup)
+            .collect::<Result<Vec<_>, _>>()?;
         let rollups = rollups.iter().chain(&unmerged);
         // Not exact if rollups that replaced minutes do not align with the time buckets.
         let narrowest = snapshot.widths.narrowest(snapshot.starts.start);
         let fits = |section: &Section| section.widest >= narrowest;
         summary.exact &= sections.iter().all(fits);
         summary.over_time = spec.only_grid().summarize(rollups).over_time;
+    }
+    if let Some(totals) = totals {
+        let totals = snapshot
+            .undamaged(engine, range.into(), totals, added)
+            .await?;
+        summary.by_key = spec.has_keys().then(|| totals.by_key());
+        summary.by_owner = spec.has_owners().then(|| totals.by_owner());
     }
     Ok(summary)
 }
@@ -128,7 +158,9 @@ async fn totals<E: Engine>(
 ) -> Result<BTreeMap<Option<KeyId>, Totals>, SqlError> {
     match Snapshot::open(engine, scope.range).await?.0 {
         Some(mut snapshot) => {
-            let totals = snapshot.totals_by_caller(engine, scope).await?;
+            let mut totals = snapshot.pending_totals(engine, scope, true).await?;
+            let added = totals.add_pending().await;
+            let totals = snapshot.undamaged(engine, scope, totals, added).await?;
             Ok(totals.by_key())
         }
         None => Ok(BTreeMap::new()),
@@ -156,6 +188,13 @@ pub(in crate::backend::sql) async fn rollups<E: Engine>(
     let mut rollups: Vec<Rollup> = rollups.into_iter().collect();
     rollups.sort_by_key(|rollup| (rollup.start, rollup.granularity));
     Ok(rollups)
+}
+
+fn warn_of_damage(error: &(dyn std::error::Error + 'static)) {
+    telemetry::error!(
+        error,
+        "cannot read the totals of callers; adding up their rollups instead"
+    );
 }
 
 /// A read transaction and the part of a range that has rollups.
@@ -242,12 +281,14 @@ impl<S: Session> Snapshot<S> {
         Ok((Some(snapshot), is_exact))
     }
 
-    /// The totals of a range by caller.
-    async fn totals_by_caller<E: Engine<Session = S>>(
+    /// The totals of a range by caller, without those of stored records: they are
+    /// [pending](TotalsByCaller::add_pending). If these are not used, rollups are added up instead.
+    async fn pending_totals<E: Engine<Session = S>>(
         &mut self,
         engine: &E,
         scope: Scope<'_>,
-    ) -> Result<TotalsByCaller<'_>, SqlError> {
+        use_stored: bool,
+    ) -> Result<TotalsByCaller, SqlError> {
         let names = engine.names();
         let unmerged = self.unmerged(engine, scope, Callers::Each).await?;
         let parts = cover_range(&self.starts, Granularity::Day, self.widths);
@@ -261,15 +302,12 @@ impl<S: Session> Snapshot<S> {
         };
         let (stored, mut read): (Vec<_>, Vec<_>) = parts
             .into_iter()
-            .partition(|part| are_many && is_stored(part));
+            .partition(|part| use_stored && are_many && is_stored(part));
         let mut totals = TotalsByCaller::new(&self.attributes);
         for part in &stored {
             match add_stored(&mut self.session, names, part, &mut totals).await {
-                Err(error @ SqlError::Decode(_)) => {
-                    telemetry::error!(
-                        error = &error as &dyn std::error::Error,
-                        "cannot read the totals of callers; adding up their rollups instead"
-                    );
+                Err(SqlError::Decode(error)) => {
+                    warn_of_damage(&*error);
                     totals = TotalsByCaller::new(&self.attributes);
                     read.extend(stored);
                     break;
@@ -290,6 +328,24 @@ impl<S: Session> Snapshot<S> {
             totals.add(series, &amounts);
         }
         Ok(totals)
+    }
+
+    /// The same totals, from rollups if a stored record was damaged when it was added.
+    async fn undamaged<E: Engine<Session = S>>(
+        &mut self,
+        engine: &E,
+        scope: Scope<'_>,
+        totals: TotalsByCaller,
+        added: Result<(), SqlError>,
+    ) -> Result<TotalsByCaller, SqlError> {
+        match added {
+            Ok(()) => Ok(totals),
+            Err(SqlError::Decode(error)) => {
+                warn_of_damage(&*error);
+                self.pending_totals(engine, scope, false).await
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// The callers of a query.

@@ -8,27 +8,33 @@ use foldhash::fast::RandomState;
 use sqlx::Error as SqlError;
 
 use super::row::Attributes;
-use crate::backend::sql::callers::KeyAndOwner;
+use crate::backend::sql::callers::{Callers, KeyAndOwner};
 use crate::backend::sql::rollup_record::{Sums, for_each_sums};
 use crate::backend::sql::series_rollup::{Amounts, Series};
 use crate::id::KeyId;
 use crate::usage::Totals;
 use crate::usage::summary::Amounts as KindAmounts;
 
+/// The maximum size of records that have not been added, in bytes.
+const MAX_PENDING: usize = 4 << 20;
+
 /// The totals of the callers that have attributes.
-pub(super) struct TotalsByCaller<'a> {
-    attributes: &'a Attributes,
+pub(super) struct TotalsByCaller {
+    callers: Arc<Callers>,
     /// In the order of the callers.
     totals: Vec<Totals>,
     kinds: HashMap<i32, KindAmounts, RandomState>,
+    /// Records that have not been added, and the range of the starts to add, in microseconds.
+    pending: Vec<(Vec<u8>, Range<i64>)>,
 }
 
-impl<'a> TotalsByCaller<'a> {
-    pub(super) fn new(attributes: &'a Attributes) -> Self {
+impl TotalsByCaller {
+    pub(super) fn new(attributes: &Attributes) -> Self {
         Self {
-            attributes,
+            callers: attributes.callers.clone(),
             totals: vec![Totals::default(); attributes.callers.all().len()],
             kinds: attributes.kind_amounts().collect(),
+            pending: Vec::new(),
         }
     }
 
@@ -39,22 +45,45 @@ impl<'a> TotalsByCaller<'a> {
             request_bytes: amounts.request_bytes,
             response_bytes: amounts.response_bytes,
         };
-        if let Some(position) = self.attributes.callers.position(caller) {
+        if let Some(position) = self.callers.position(caller) {
             self.add_at(position, kind, &sums);
         }
     }
 
-    /// Adds the rollups of a record that start in a range, in microseconds.
+    /// Adds the rollups of a record that start in a range, in microseconds, now or with
+    /// [`add_pending`](Self::add_pending).
     ///
     /// # Errors
     ///
-    /// If it is damaged. Some of its rollups may have been added.
-    pub(super) fn add_record(
+    /// If a record is damaged. Some of its rollups may have been added.
+    pub(super) async fn add_record(
         &mut self,
         record: &[u8],
         starts: &Range<i64>,
     ) -> Result<(), SqlError> {
-        let callers = &self.attributes.callers;
+        self.pending.push((record.into(), starts.clone()));
+        let size: usize = self.pending.iter().map(|(record, _)| record.len()).sum();
+        if size > MAX_PENDING {
+            self.add_pending().await?;
+        }
+        Ok(())
+    }
+
+    /// Adds the records that have not been added yet.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`add_record`](Self::add_record).
+    pub(super) async fn add_pending(&mut self) -> Result<(), SqlError> {
+        for (record, starts) in std::mem::take(&mut self.pending) {
+            self.add_now(&record, &starts)?;
+            tokio::task::yield_now().await;
+        }
+        Ok(())
+    }
+
+    fn add_now(&mut self, record: &[u8], starts: &Range<i64>) -> Result<(), SqlError> {
+        let callers = self.callers.clone();
         let find = |caller, start: i64| {
             let is_wanted = starts.contains(&start);
             is_wanted.then(|| callers.position(caller)).flatten()
@@ -82,19 +111,22 @@ impl<'a> TotalsByCaller<'a> {
     }
 
     pub(super) fn by_key(&self) -> BTreeMap<Option<KeyId>, Totals> {
-        let sorted = self.counted(self.attributes.callers.by_key());
+        let sorted = self.counted(self.callers.by_key());
         grouped(sorted.map(|((key, _), totals)| (*key, totals)))
     }
 
     /// Without requests of keys that have no owner.
     pub(super) fn by_owner(&self) -> BTreeMap<Arc<str>, Totals> {
-        let sorted = self.counted(self.attributes.callers.by_owner());
+        let sorted = self.counted(self.callers.by_owner());
         grouped(sorted.filter_map(|((_, owner), totals)| Some((owner.clone()?, totals))))
     }
 
     /// The callers with requests, in the order of these positions.
-    fn counted(&self, positions: &'a [usize]) -> impl Iterator<Item = (&'a KeyAndOwner, &Totals)> {
-        let (nothing, callers) = (Totals::default(), self.attributes.callers.all());
+    fn counted<'a>(
+        &'a self,
+        positions: &'a [usize],
+    ) -> impl Iterator<Item = (&'a KeyAndOwner, &'a Totals)> {
+        let (nothing, callers) = (Totals::default(), self.callers.all());
         let all = positions.iter();
         let all = all.filter_map(|&position| callers.get(position).zip(self.totals.get(position)));
         all.filter(move |(_, totals)| **totals != nothing)

@@ -33,10 +33,10 @@ use super::range::{self, CUSTOM, TimeRange};
 use super::{Failure, page};
 use crate::dashboard::charts;
 use crate::dashboard::form::FormFields;
-use crate::dashboard::join::join;
 use crate::dashboard::page_context::PageContext;
 use crate::dashboard::state::Shared;
 use crate::id::KeyId;
+use crate::join::join;
 use crate::key::Key;
 use crate::page::Page;
 use crate::usage::{

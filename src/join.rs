@@ -5,7 +5,7 @@ use std::pin::pin;
 use std::task::Poll;
 
 /// Awaits two futures concurrently, in one task.
-pub(super) async fn join<A: Future, B: Future>(one: A, other: B) -> (A::Output, B::Output) {
+pub(crate) async fn join<A: Future, B: Future>(one: A, other: B) -> (A::Output, B::Output) {
     let (mut one, mut other) = (pin!(one), pin!(other));
     let (mut first, mut second) = (None, None);
     poll_fn(|context| {
