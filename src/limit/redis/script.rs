@@ -3,7 +3,6 @@
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,6 +25,11 @@ pub(super) struct Operation {
 }
 
 impl Operation {
+    /// The charges of each subject.
+    fn subjects(&self) -> impl Iterator<Item = &[Charge]> {
+        self.charges.chunk_by(|one, next| one.key == next.key)
+    }
+
     /// The part of its keys by which a cluster places them.
     pub(super) fn tag(&self) -> Arc<str> {
         let key = self.charges.first().map_or("", |charge| &charge.key);
@@ -81,91 +85,47 @@ pub(super) struct Outcome {
 
 /// Appends keys and arguments for operations to a command.
 pub(super) fn push_arguments(command: &mut Cmd, now: Option<u64>, operations: &[&Operation]) {
-    let mut subjects: Vec<Names<'_>> = Vec::new();
-    let mut indices: HashMap<&str, usize> = HashMap::new();
-    // For each charge, the index of its subject and its number among the names of the subject.
-    let mut places = Vec::with_capacity(operations.len());
-    let charges = operations.iter().flat_map(|operation| {
-        let leases = operation.lease.is_some();
-        operation.charges.iter().map(move |charge| (charge, leases))
-    });
-    for (charge, leases) in charges {
-        let subject = *indices.entry(&charge.key).or_insert_with(|| {
-            subjects.push(Names::of(&charge.key));
-            subjects.len() - 1
-        });
-        subjects[subject].leases |= leases;
-        let names = &mut subjects[subject].names;
-        // They are few, as the limits of a subject are.
-        let known = names.iter().position(|name| **name == charge.name);
-        let number = known.unwrap_or_else(|| {
-            names.push(&charge.name);
-            names.len() - 1
-        });
-        places.push((subject, number + 1));
-    }
-
-    command.arg(subjects.len());
-    for subject in &subjects {
-        command.arg(subject.key);
+    let subjects = || operations.iter().flat_map(|it| it.subjects());
+    command.arg(subjects().count());
+    for subject in subjects() {
+        command.arg(subject.first().map(|charge| &*charge.key));
     }
     let mut time = Vec::new();
     if let Some(now) = now {
         push_time(&mut time, now);
     }
     command.arg(time);
-    let mut input = Vec::new();
-    let mut before = Vec::with_capacity(subjects.len());
-    let mut all = 0;
-    for Names { names, leases, .. } in &subjects {
-        before.push(all);
-        all += names.len();
-        input.extend_from_slice(&(names.len() as u16).to_le_bytes());
-        input.push((*leases).into());
-        for name in names {
-            input.push(name.len() as u8);
-            input.extend_from_slice(name.as_bytes());
-        }
-    }
-    input.extend_from_slice(&(operations.len() as u16).to_le_bytes());
-    let mut places = places.into_iter();
-    for Operation { charges, lease } in operations {
+    let mut input = Vec::from((operations.len() as u16).to_le_bytes());
+    for operation in operations {
+        let charges = &operation.charges;
         let is_correction = charges.iter().any(|it| it.back > 0 || it.owed > 0);
         input.extend([
             charges.len() as u8,
             is_correction.into(),
-            lease.is_some().into(),
+            operation.lease.is_some().into(),
         ]);
-        for (charge, (subject, number)) in charges.iter().zip(&mut places) {
-            input.extend_from_slice(&((before[subject] + number) as u16).to_le_bytes());
-            for time in [charge.seen, charge.cost, charge.burst] {
-                push_time(&mut input, time);
-            }
-            if is_correction {
-                push_time(&mut input, charge.back);
-                push_time(&mut input, charge.owed);
+        for subject in operation.subjects() {
+            for (number, charge) in subject.iter().enumerate() {
+                charge.push(&mut input, number == 0, is_correction);
             }
         }
-        if let Some(lease) = lease {
+        if let Some(lease) = &operation.lease {
             lease.push(&mut input);
         }
     }
     command.arg(input);
 }
 
-/// The names of the limits of a subject.
-struct Names<'a> {
-    key: &'a str,
-    names: SmallVec<[&'a Arc<str>; 4]>,
-    leases: bool,
-}
-
-impl<'a> Names<'a> {
-    fn of(key: &'a str) -> Self {
-        Self {
-            key,
-            names: SmallVec::new(),
-            leases: false,
+impl Charge {
+    fn push(&self, input: &mut Vec<u8>, is_first: bool, is_correction: bool) {
+        input.extend([is_first.into(), self.name.len() as u8]);
+        input.extend_from_slice(self.name.as_bytes());
+        for time in [self.seen, self.cost, self.burst] {
+            push_time(input, time);
+        }
+        if is_correction {
+            push_time(input, self.back);
+            push_time(input, self.owed);
         }
     }
 }
