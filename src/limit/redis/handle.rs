@@ -68,10 +68,15 @@ impl Limit {
 
 impl LimitHandle for RedisHandle {
     fn acquire(&self, cost: u32, now: Now) -> LimitResponse {
-        match self.0.spend_lease(cost, now) {
-            Some(left) => LimitResponse::Ready(self.0.leased(left, now)),
-            None => self.0.charge(0, Duration::ZERO, cost, now),
+        if let Some(left) = self.0.spend_lease(cost, now) {
+            return LimitResponse::Ready(self.0.leased(left, now));
         }
+        if !self.0.shared.is_open()
+            && let Some(decision) = self.0.rejection(cost, now)
+        {
+            return LimitResponse::Ready(decision);
+        }
+        self.0.charge(0, Duration::ZERO, cost, now)
     }
 
     fn recharge(&self, charged: u32, charged_at: Now, cost: u32, now: Now) -> LimitResponse {
@@ -146,6 +151,7 @@ impl RedisLimits {
     }
 
     /// Returns `charged`, which was consumed this time ago, and consumes the cost.
+    #[inline(never)]
     fn charge(
         self: &Arc<Self>,
         charged: u32,
@@ -155,11 +161,6 @@ impl RedisLimits {
     ) -> LimitResponse {
         if self.shared.is_open() {
             return self.without_redis(charged, cost, now);
-        }
-        if charged == 0
-            && let Some(decision) = self.rejection(cost, now)
-        {
-            return LimitResponse::Ready(decision);
         }
         let limits = self.clone();
         LimitResponse::Pending(Box::pin(async move {
