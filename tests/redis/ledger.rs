@@ -109,7 +109,7 @@ fn run(limits: &Limits, time: Duration, loses_data: bool) {
     let end = Instant::now() + time;
     while Instant::now() < end {
         std::thread::sleep(some(Duration::from_millis(400)));
-        match fastrand::u8(..if loses_data { 6 } else { 4 }) {
+        match fastrand::u8(..if loses_data { 8 } else { 5 }) {
             0 => {
                 server.command("SCRIPT FLUSH");
             }
@@ -127,8 +127,17 @@ fn run(limits: &Limits, time: Duration, loses_data: bool) {
                 processes.push(start(&server, limits));
             }
             4 => {
+                let stopped = &processes[fastrand::usize(..PROCESSES)];
+                stopped.pause(some(Duration::from_millis(1_500)));
+            }
+            // From here on, data is lost.
+            5 => {
                 server.command("FLUSHALL");
                 losses.push(now());
+            }
+            6 => {
+                losses.push(now());
+                evict(&server);
             }
             _ => {
                 server.kill();
@@ -160,6 +169,17 @@ fn run(limits: &Limits, time: Duration, loses_data: bool) {
         "figure: {total} admitted by {PROCESSES} processes, {} losses of data",
         losses.len()
     );
+}
+
+/// Makes the server evict all keys, and reject calls for a while.
+fn evict(server: &Server) {
+    let set = |setting| assert_eq!(server.command(&format!("CONFIG SET {setting}")), "+OK");
+    set("maxmemory-policy allkeys-random");
+    set("maxmemory 1024");
+    // Keys are evicted before a command runs.
+    assert_eq!(server.command("DBSIZE"), ":0");
+    std::thread::sleep(some(Duration::from_millis(100)));
+    set("maxmemory 0");
 }
 
 fn now() -> u128 {

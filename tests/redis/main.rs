@@ -181,10 +181,57 @@ mod exact_shared_limits {
         let total: u32 = requests.join_all().await.into_iter().sum();
         assert_eq!(total, 50);
         // The limits expire a minute after their usage.
-        let left: i64 = server.command(&format!("TTL keytally:limits:{{{KEY}}}"))[1..]
-            .parse()
-            .unwrap();
-        assert!((1..=86_461).contains(&left), "{left}");
+        let ttl = format!("TTL keytally:limits:{{{KEY}}}");
+        let left: i64 = server.command(&ttl)[1..].parse().unwrap();
+        // 50 of 60 a day.
+        assert!((71_900..=72_062).contains(&left), "{left}");
+    }
+
+    #[tokio::test]
+    async fn shorter_limit_does_not_shorten_the_expiry() {
+        let server = Server::start();
+        let limiter = RedisLimiter::new(config(&server));
+        let now = Clock::system().now();
+        for limit in [RateLimit::per_day(1), RateLimit::per_second(1)] {
+            let subjects = [SubjectLimits::new(key(), std::slice::from_ref(&limit))];
+            assert_eq!(
+                admitted(&limiter.attach(&subjects, now).unwrap(), 1).await,
+                1
+            );
+            let left = server.command(&format!("TTL keytally:limits:{{{KEY}}}"));
+            assert!(left[1..].parse::<u32>().unwrap() > 86_400, "{left}");
+        }
+    }
+
+    #[tokio::test]
+    async fn damaged_values_concern_their_key_alone() {
+        let server = Server::start();
+        let limiter = RedisLimiter::new(config(&server).fallback(RedisFallback::Reject));
+        let now = Clock::system().now();
+        let limits = [RateLimit::per_hour(10)];
+        let other: KeyId = "3fK9aB0000zzZZ20".parse().unwrap();
+        let [damaged, whole] = [key(), other].map(|id| {
+            let subjects = [SubjectLimits::new(id, &limits)];
+            limiter.attach(&subjects, now).unwrap()
+        });
+        admitted(&whole, 1).await;
+        let of_damaged = format!("keytally:limits:{{{KEY}}}");
+        for damage in ["SET {} text", "DEL {}", "HSET {} hour short"] {
+            server.command(&damage.replace("{}", &of_damaged));
+            if damage.starts_with("DEL") {
+                continue;
+            }
+            // All are in one call.
+            let [one, two, three, four] = [&damaged, &whole, &damaged, &whole]
+                .map(|handle| try_decision(handle.acquire(1, now)));
+            let decisions = tokio::join!(one, two, three, four);
+            let admitted = <[_; 4]>::from(decisions)
+                .map(|decision| decision.ok().map(|decision| decision.is_allowed()));
+            assert_eq!(admitted, [None, Some(true), None, Some(true)]);
+            assert!(limiter.is_available());
+        }
+        // Each was charged once.
+        assert_eq!(admitted(&whole, 10).await, 5);
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

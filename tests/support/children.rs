@@ -73,6 +73,13 @@ impl Process {
         stdin.flush().unwrap();
     }
 
+    /// Stops the process for this time.
+    pub fn pause(&self, time: Duration) {
+        signal(&self.child, "STOP");
+        std::thread::sleep(time);
+        signal(&self.child, "CONT");
+    }
+
     /// Kills the process and returns the remaining lines of its output.
     pub fn kill(mut self) -> Vec<String> {
         self.child.kill().unwrap();
@@ -94,6 +101,15 @@ impl Drop for Process {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// Sends a signal such as `STOP`.
+fn signal(process: &Child, signal: &str) {
+    let id = process.id().to_string();
+    let status = Command::new("kill")
+        .args([&format!("-{signal}"), &id])
+        .status();
+    assert!(status.unwrap().success());
 }
 
 /// The program `tests/processes`, which Cargo builds first if it is out of date.

@@ -1,8 +1,8 @@
 -- Charges costs to limits by the generic cell rate algorithm, each to all limits of a request or to none.
 --
 -- KEYS: for each operation the hashes of its subjects. Each has a field for each limit: its theoretical arrival time, and
--- the second up to which the hash is kept at least, as 32-bit numbers. The field LEASES has the leased units by the time
--- when they expire, as "milliseconds:units ".
+-- a second before which the hash does not expire, as three 32-bit numbers. The field LEASES has the leased units by the
+-- time when they expire, as "milliseconds:units ".
 -- ARGV[1]: now; empty for the time of the server.
 -- ARGV[2]: the number of operations. For each of them the number of its limits, 1 if it corrects earlier costs, 1 if it
 -- leases units, otherwise 0. For each limit 1 if it is the first one of its hash, otherwise 0, its name, and:
@@ -14,8 +14,8 @@
 --   the precision of the expiry     the units that were recorded before, and when they expire
 -- and for each limit the time of a unit, and the maximum number of units that are leased.
 --
--- Returns now, and for each operation 1 if it is allowed, otherwise 0, the arrival time of each limit, and the number of
--- leased units if it leases some. Times are pairs of seconds and nanoseconds, since Lua's numbers cannot represent
+-- Returns now, and for each operation 1 if it is allowed, 0 if it is not, and 2 if a value is damaged, so that nothing is
+-- charged; the arrival time of each limit, and the number of leased units if it leases some. Times are pairs of seconds and nanoseconds, since Lua's numbers cannot represent
 -- nanoseconds since 1970.
 
 -- The seconds that a hash is kept longer than needed, so that its expiry is seldom set.
@@ -84,7 +84,7 @@ local function units_within(s, n, unit_s, unit_n, most)
     return 0, 0, 0
 end
 
--- Sets a field with the second up to which the hash is kept, which is later than before.
+-- Sets a field, and extends the expiry of its hash.
 local function set_and_keep(key, name, s, n, seconds)
     seconds = seconds + SPARE
     call('HSET', key, name, pack('<I4I4I4', s, n, seconds))
@@ -111,12 +111,14 @@ for _ = 1, operations do
         current = current + is_first
         local key = KEYS[current]
         local s, n, kept_until = 0, 0, 0
-        local stored = call('HGET', key, name)
-        if stored then
+        local stored = redis.pcall('HGET', key, name)
+        if type(stored) == 'string' and #stored == 12 then
             s, n, kept_until = read('<I4I4I4', stored)
+        elseif stored then
+            allowed = 2
         end
         keys[limit], names[limit], stored_s[limit], stored_n[limit], kept[limit] = key, name, s, n, kept_until
-        -- Without functions for times, whose calls would take most of the time.
+        -- Inlined: calls of `less` and `add` would take most of the time.
         if s < seen_s or (s == seen_s and n < seen_n) then
             s, n = seen_s, seen_n
         end
@@ -143,12 +145,12 @@ for _ = 1, operations do
         if n >= 1000000000 then
             s, n = s + 1, n - 1000000000
         end
-        if burst_s < s or (burst_s == s and burst_n < n) then
+        if allowed == 1 and (burst_s < s or (burst_s == s and burst_n < n)) then
             allowed = 0
         end
         after_s[limit], after_n[limit], most_s[limit], most_n[limit] = s, n, burst_s, burst_n
     end
-    if allowed == 0 then
+    if allowed ~= 1 then
         for limit = 1, limits do
             after_s[limit], after_n[limit] = before_s[limit], before_n[limit]
         end
@@ -163,7 +165,9 @@ for _ = 1, operations do
             local most
             unit_s[limit], unit_n[limit], most, position = read('<I4I4I4', input, position)
             local key = keys[limit]
-            if not leases[key] then
+            if allowed == 2 then
+                totals[key] = most
+            elseif not leases[key] then
                 local recorded = parse_leases(call('HGET', key, LEASES))
                 if recorded[old] then
                     recorded[old] = math.max(recorded[old] - old_units, 0)
@@ -178,7 +182,7 @@ for _ = 1, operations do
             local room_s, room_n = subtract(most_s[limit], most_n[limit], after_s[limit], after_n[limit])
             granted = units_within(room_s, room_n, unit_s[limit], unit_n[limit], granted)
         end
-        if allowed == 0 then
+        if allowed ~= 1 then
             granted = 0
         end
         for limit = 1, limits do
@@ -187,7 +191,6 @@ for _ = 1, operations do
                 granted * unit_s[limit] + math.floor(product / 1000000000), product % 1000000000)
         end
         local expires = math.ceil((now_ms + 1 + ttl) / step) * step
-        leased_until = math.ceil(expires / 1000)
         for key, recorded in pairs(leases) do
             recorded[expires] = (recorded[expires] or 0) + held + granted
             local texts = {}
@@ -207,6 +210,9 @@ for _ = 1, operations do
         local s, n, old_s, old_n = after_s[limit], after_n[limit], stored_s[limit], stored_n[limit]
         result[size + 1], result[size + 2] = s, n
         size = size + 2
+        if allowed == 2 then
+            old_s, old_n = s, n
+        end
         local needed = s + 1
         if needed < leased_until then
             needed = leased_until

@@ -315,21 +315,28 @@ impl Calls {
             match timeout(wait, connection.call(now, &operations, deadline)).await {
                 Ok(Ok(outcomes)) => {
                     for (request, outcome) in group.into_iter().zip(outcomes) {
-                        // The request may have been cancelled.
-                        let _ = request.reply.send(outcome);
+                        match outcome {
+                            // The request may have been cancelled.
+                            Some(outcome) => drop(request.reply.send(outcome)),
+                            None => log_rejected(&"a value is damaged"),
+                        }
                     }
                 }
                 Ok(Err(error)) if connection::concerns_call(&error) => {
-                    // These requests are decided without Redis. The log does not repeat it for each of them.
-                    static THROTTLE: LogThrottle = LogThrottle::new();
-                    if let Some(count) = THROTTLE.record() {
-                        telemetry::warn!(%error, count, "Redis rejected calls: rate limits are not shared");
-                    }
+                    log_rejected(&error);
                 }
                 Ok(Err(error)) => failed.fail(error),
                 Err(_) => failed.fail(late()),
             }
         });
+    }
+}
+
+/// Logs that requests are decided without Redis, which is available. Not for each of them.
+fn log_rejected(error: &dyn std::fmt::Display) {
+    static THROTTLE: LogThrottle = LogThrottle::new();
+    if let Some(count) = THROTTLE.record() {
+        telemetry::warn!(%error, count, "Redis rejected calls: rate limits are not shared");
     }
 }
 

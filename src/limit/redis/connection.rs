@@ -104,14 +104,14 @@ impl Connection {
         self.redis.query(&redis::cmd("PING")).await
     }
 
-    /// Runs operations. In a cluster, their keys have the same hash tag, and calls are repeated until the deadline while
+    /// Runs operations. `None` for those that were not run because a value is damaged. In a cluster, their keys have the same hash tag, and calls are repeated until the deadline while
     /// keys are moved.
     pub(super) async fn call(
         &mut self,
         now: Option<u64>,
         operations: &[&Operation],
         deadline: Instant,
-    ) -> RedisResult<Vec<Outcome>> {
+    ) -> RedisResult<Vec<Option<Outcome>>> {
         let command = |name: &str, script: &str| {
             let mut command = redis::cmd(name);
             command.arg(script);

@@ -80,6 +80,9 @@ impl LimitHandle for RedisHandle {
     }
 
     fn recharge(&self, charged: u32, charged_at: Now, cost: u32, now: Now) -> LimitResponse {
+        if charged == 0 {
+            return self.acquire(cost, now);
+        }
         match self.0.correct_lease(charged, charged_at, cost, now) {
             Some(left) => LimitResponse::Ready(self.0.leased(left, now)),
             None => self.0.charge(charged, now.since(charged_at), cost, now),
@@ -151,6 +154,7 @@ impl RedisLimits {
     }
 
     /// Returns `charged`, which was consumed this time ago, and consumes the cost.
+    // Not inlined, so that decisions without a call do not prepare one.
     #[inline(never)]
     fn charge(
         self: &Arc<Self>,

@@ -161,16 +161,19 @@ fn push_time(input: &mut Vec<u8>, nanos: u64) {
     input.extend_from_slice(&nanos.to_le_bytes());
 }
 
-/// Decodes the result of operations.
+/// Decodes the result of operations. `None` for those with a damaged value, which are not charged.
 ///
 /// # Errors
 ///
 /// [`LimitError::Unavailable`] if the result has another form.
-pub(super) fn decode(value: &Value, operations: &[&Operation]) -> Result<Vec<Outcome>, LimitError> {
+pub(super) fn decode(
+    value: &Value,
+    operations: &[&Operation],
+) -> Result<Vec<Option<Outcome>>, LimitError> {
     parse(value, operations).ok_or_else(|| LimitError::Unavailable("unexpected response".into()))
 }
 
-fn parse(value: &Value, operations: &[&Operation]) -> Option<Vec<Outcome>> {
+fn parse(value: &Value, operations: &[&Operation]) -> Option<Vec<Option<Outcome>>> {
     let Value::Array(values) = value else {
         return None;
     };
@@ -186,8 +189,9 @@ fn parse(value: &Value, operations: &[&Operation]) -> Option<Vec<Outcome>> {
     let now = time(&mut next)?;
     let outcomes = operations.iter().map(|operation| {
         let is_allowed = match next()? {
-            0 => false,
-            1 => true,
+            0 => Some(false),
+            1 => Some(true),
+            2 => None,
             _ => return None,
         };
         let arrivals = operation.charges.iter().map(|_| time(&mut next));
@@ -196,12 +200,12 @@ fn parse(value: &Value, operations: &[&Operation]) -> Option<Vec<Outcome>> {
             Some(lease) => next()?.try_into().ok().filter(|it| *it <= lease.wanted)?,
             None => 0,
         };
-        Some(Outcome {
+        Some(is_allowed.map(|is_allowed| Outcome {
             is_allowed,
             now,
             arrivals,
             granted,
-        })
+        }))
     });
     let outcomes = outcomes.collect::<Option<Vec<_>>>()?;
     numbers.next().is_none().then_some(outcomes)

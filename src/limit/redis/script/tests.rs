@@ -1,4 +1,4 @@
-//! Results of the script, and responses of a server that has none.
+//! Decoding of results and of other responses.
 
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -42,19 +42,22 @@ fn leasing(limits: usize, wanted: u32) -> Operation {
 
 #[test]
 fn results_are_decoded() {
-    let result = value(&[9, 5, 1, 10, 6, 0, 11, 7, 12, 8, 1, 13, 9, 20]);
-    let operations = [operation(1), operation(2), leasing(1, 20)];
+    let result = value(&[9, 5, 1, 10, 6, 0, 11, 7, 12, 8, 1, 13, 9, 20, 2, 9, 5]);
+    let operations = [operation(1), operation(2), leasing(1, 20), operation(1)];
     let outcomes = decode(&result, &operations.each_ref()).unwrap();
-    let expected = |is_allowed, arrivals: &[u64], granted| Outcome {
-        is_allowed,
-        now: 9_000_000_005,
-        arrivals: arrivals.into(),
-        granted,
+    let expected = |is_allowed, arrivals: &[u64], granted| {
+        Some(Outcome {
+            is_allowed,
+            now: 9_000_000_005,
+            arrivals: arrivals.into(),
+            granted,
+        })
     };
     let expected = [
         expected(true, &[10_000_000_006], 0),
         expected(false, &[11_000_000_007, 12_000_000_008], 0),
         expected(true, &[13_000_000_009], 20),
+        None,
     ];
     assert_eq!(outcomes, expected);
 }
@@ -74,7 +77,7 @@ fn unexpected_results_are_errors() {
         text.clone(),
         Value::Array(vec![text]),
         value(&[9, 5, 1, 10, 6, 7]),
-        value(&[9, 5, 2, 10, 6]),
+        value(&[9, 5, 3, 10, 6]),
         value(&[-9, 5, 1, 10, 6]),
         value(&[9, 1_000_000_000, 1, 10, 6]),
         value(&[i64::MAX, 5, 1, 10, 6]),
@@ -88,18 +91,18 @@ fn unexpected_results_are_errors() {
     assert!(is_error(&value(&valid), &leasing(1, 7)));
 }
 
-/// The result with these outcomes.
-fn encode(outcomes: &[Outcome], operations: &[&Operation]) -> Value {
-    let time = |nanos: u64| [nanos / SECOND, nanos % SECOND];
-    let now = outcomes.first().expect("an outcome").now;
-    let mut numbers = Vec::from(time(now));
-    for (outcome, operation) in outcomes.iter().zip(operations) {
-        numbers.push(outcome.is_allowed.into());
-        numbers.extend(outcome.arrivals.iter().flat_map(|arrival| time(*arrival)));
-        numbers.extend(operation.lease.as_ref().map(|_| u64::from(outcome.granted)));
-    }
-    let numbers: Vec<_> = numbers.into_iter().map(|it| it as i64).collect();
-    value(&numbers)
+/// The number of numbers in the result of an operation.
+fn size(operation: &Operation) -> usize {
+    1 + 2 * operation.charges.len() + usize::from(operation.lease.is_some())
+}
+
+/// The result of an operation with this outcome.
+fn encoded(outcome: &Outcome, operation: &Operation) -> Vec<i64> {
+    let time = |nanos: u64| [nanos / SECOND, nanos % SECOND].map(|it| it as i64);
+    let mut numbers = vec![outcome.is_allowed.into()];
+    numbers.extend(outcome.arrivals.iter().flat_map(|arrival| time(*arrival)));
+    numbers.extend(operation.lease.as_ref().map(|_| i64::from(outcome.granted)));
+    numbers
 }
 
 fn operations() -> impl Strategy<Value = Vec<Operation>> {
@@ -111,9 +114,9 @@ fn operations() -> impl Strategy<Value = Vec<Operation>> {
     vec(one, 1..4)
 }
 
-/// Numbers as of results, and any others.
+/// Numbers that occur in results, and arbitrary ones.
 fn number() -> impl Strategy<Value = i64> {
-    prop_oneof![8 => 0..2_i64, 4 => 0..1_000_000_000_i64, 1 => any::<i64>()]
+    prop_oneof![8 => 0..=2_i64, 4 => 0..1_000_000_000_i64, 1 => any::<i64>()]
 }
 
 proptest! {
@@ -126,18 +129,31 @@ proptest! {
         missing in prop_oneof![8 => Just(0), 1 => -1..=1_isize],
     ) {
         let operations: Vec<_> = operations.iter().collect();
-        let sizes = operations.iter().map(|one| 1 + 2 * one.charges.len() + usize::from(one.lease.is_some()));
-        numbers.truncate((2 + sizes.sum::<usize>()).saturating_add_signed(missing));
-        let result = value(&numbers);
-        if let Ok(outcomes) = decode(&result, &operations) {
+        let all: usize = operations.iter().map(|operation| size(operation)).sum();
+        numbers.truncate((2 + all).saturating_add_signed(missing));
+        if let Ok(outcomes) = decode(&value(&numbers), &operations) {
             prop_assert_eq!(missing, 0);
-            prop_assert_eq!(encode(&outcomes, &operations), result);
+            prop_assert_eq!(outcomes.len(), operations.len());
+            let mut rest = &numbers[2..];
+            for (outcome, operation) in outcomes.iter().zip(operations) {
+                let (these, others) = rest.split_at(size(operation));
+                rest = others;
+                match outcome {
+                    Some(outcome) => prop_assert_eq!(encoded(outcome, operation), these),
+                    None => prop_assert_eq!(these[0], 2),
+                }
+            }
         }
     }
 
     #[test]
-    fn bytes_that_are_not_a_result_are_rejected(bytes in vec(any::<u8>(), 0..60), operations in operations()) {
-        if let Ok(response) = redis::parse_redis_value(&bytes) {
+    fn responses_that_are_not_a_result_are_rejected(
+        bytes in "([*%~][0-2]\r\n)?([:+-][0-9]{1,2}\r\n|\\$1\r\n[0-9]\r\n|_\r\n|#t\r\n){1,4}",
+        operations in operations(),
+    ) {
+        let response = redis::parse_redis_value(bytes.as_bytes());
+        // Results have two numbers at least, and those of operations.
+        if let Ok(response) = response {
             prop_assert!(decode(&response, &operations.iter().collect::<Vec<_>>()).is_err());
         }
     }
