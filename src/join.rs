@@ -1,4 +1,4 @@
-//! Running two queries at the same time.
+//! Awaiting two futures at the same time.
 
 use std::future::poll_fn;
 use std::pin::pin;

@@ -184,7 +184,8 @@ pub(super) fn list(
                 .push_bind(at),
             KeyStatus::Disabled | KeyStatus::Active => {
                 sql.push(" AND revoked_at IS NULL AND (");
-                // SQLite does not use the index on `expires_at` otherwise.
+                // `expires_before` excludes keys without an expiry. With this condition, SQLite would not use the index
+                // on `expires_at`.
                 if query.expires_before.is_none() {
                     sql.push("expires_at IS NULL OR ");
                 }

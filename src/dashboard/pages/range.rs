@@ -174,7 +174,8 @@ impl Length {
 
 /// The start of a range of this length, aligned to stored rollups: minutes, and hours for long ranges.
 fn aligned(start: Timestamp, length: SignedDuration) -> Timestamp {
-    let width = match length > SignedDuration::from_secs(DAY) {
+    // A day that was aligned to minutes is up to a minute longer.
+    let width = match length > SignedDuration::from_secs(DAY + MINUTE) {
         true => Granularity::Hour,
         false => Granularity::Minute,
     };
@@ -202,4 +203,40 @@ pub(super) fn presets(at: &str, kept: &FormFields, current: Option<&str>, id: &s
 pub(super) fn next_second() -> Timestamp {
     let second = Timestamp::now().as_second().saturating_add(1);
     Timestamp::from_second(second).unwrap_or(Timestamp::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn previous_periods_are_as_long_as_the_range_and_aligned() {
+        for (from, to, before) in [
+            (
+                "2026-11-29T13:00:00Z",
+                "2026-11-30T13:00:01Z",
+                "2026-11-28T12:59:00Z",
+            ),
+            (
+                "2026-11-29T13:00:00Z",
+                "2026-11-30T13:00:59Z",
+                "2026-11-28T12:59:00Z",
+            ),
+            (
+                "2026-11-23T13:00:00Z",
+                "2026-11-30T13:59:59Z",
+                "2026-11-16T12:00:00Z",
+            ),
+            (
+                "2026-11-30T12:00:00Z",
+                "2026-11-30T13:00:00Z",
+                "2026-11-30T11:00:00Z",
+            ),
+        ] {
+            let range = from.parse().unwrap()..to.parse().unwrap();
+            let range = TimeRange::between(range);
+            assert_eq!(range.before.start.to_string(), before);
+            assert_eq!(range.before.end, range.range.start);
+        }
+    }
 }

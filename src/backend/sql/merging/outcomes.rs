@@ -49,7 +49,7 @@ pub(super) async fn aggregate_hour<S: Session>(
 }
 
 /// Stores the totals of each caller in an hour or a day, in microseconds, as one record, if there are any, and those of
-/// its block. Replaces the previous ones. `until` is the time up to which hours or days are rolled up.
+/// the blocks that contain it. Replaces the previous ones. `until` is the time up to which hours or days are rolled up.
 pub(super) async fn store_totals<S: Session>(
     session: &mut S,
     names: &Names,

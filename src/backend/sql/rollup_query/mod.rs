@@ -2,7 +2,7 @@
 //!
 //! The cost of a summary depends on the number of time buckets, not on the number of requests. It reads whole days
 //! inside the range, hours and minutes at its ends: for a key or an owner those of its callers, otherwise those of all
-//! callers together. Totals by key of all callers come from a record for each day or hour. The database aggregates
+//! callers together. Totals by key of all callers come from records for hours, days and blocks of these. The database aggregates
 //! rollups into the requested time buckets; `SummarySpec::summarize` computes the summary from these and from the rollups
 //! of records that are not merged yet.
 
@@ -190,7 +190,7 @@ pub(in crate::backend::sql) async fn rollups<E: Engine>(
     Ok(rollups)
 }
 
-fn warn_of_damage(error: &(dyn std::error::Error + 'static)) {
+fn log_damage(error: &(dyn std::error::Error + 'static)) {
     telemetry::error!(
         error,
         "cannot read the totals of callers; adding up their rollups instead"
@@ -281,8 +281,8 @@ impl<S: Session> Snapshot<S> {
         Ok((Some(snapshot), is_exact))
     }
 
-    /// The totals of a range by caller, without those of stored records: they are
-    /// [pending](TotalsByCaller::add_pending). If these are not used, rollups are added up instead.
+    /// The totals of a range by caller. Stored records may still be [pending](TotalsByCaller::add_pending). Without
+    /// `use_stored`, rollups are added up instead of stored records.
     async fn pending_totals<E: Engine<Session = S>>(
         &mut self,
         engine: &E,
@@ -307,7 +307,7 @@ impl<S: Session> Snapshot<S> {
         for part in &stored {
             match add_stored(&mut self.session, names, part, &mut totals).await {
                 Err(SqlError::Decode(error)) => {
-                    warn_of_damage(&*error);
+                    log_damage(&*error);
                     totals = TotalsByCaller::new(&self.attributes);
                     read.extend(stored);
                     break;
@@ -341,7 +341,7 @@ impl<S: Session> Snapshot<S> {
         match added {
             Ok(()) => Ok(totals),
             Err(SqlError::Decode(error)) => {
-                warn_of_damage(&*error);
+                log_damage(&*error);
                 self.pending_totals(engine, scope, false).await
             }
             Err(error) => Err(error),

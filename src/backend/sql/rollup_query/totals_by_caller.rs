@@ -26,6 +26,7 @@ pub(super) struct TotalsByCaller {
     kinds: HashMap<i32, KindAmounts, RandomState>,
     /// Records that have not been added, and the range of the starts to add, in microseconds.
     pending: Vec<(Vec<u8>, Range<i64>)>,
+    pending_bytes: usize,
 }
 
 impl TotalsByCaller {
@@ -35,6 +36,7 @@ impl TotalsByCaller {
             totals: vec![Totals::default(); attributes.callers.all().len()],
             kinds: attributes.kind_amounts().collect(),
             pending: Vec::new(),
+            pending_bytes: 0,
         }
     }
 
@@ -62,8 +64,8 @@ impl TotalsByCaller {
         starts: &Range<i64>,
     ) -> Result<(), SqlError> {
         self.pending.push((record.into(), starts.clone()));
-        let size: usize = self.pending.iter().map(|(record, _)| record.len()).sum();
-        if size > MAX_PENDING {
+        self.pending_bytes += record.len();
+        if self.pending_bytes > MAX_PENDING {
             self.add_pending().await?;
         }
         Ok(())
@@ -75,6 +77,7 @@ impl TotalsByCaller {
     ///
     /// Those of [`add_record`](Self::add_record).
     pub(super) async fn add_pending(&mut self) -> Result<(), SqlError> {
+        self.pending_bytes = 0;
         for (record, starts) in std::mem::take(&mut self.pending) {
             self.add_now(&record, &starts)?;
             tokio::task::yield_now().await;
