@@ -103,8 +103,9 @@ async fn shown(text: &str) -> Shown {
         event.outcome = keytally::usage::Outcome::Failed;
         event
     };
-    // Requests of the period before, with which the failures are compared.
-    let before = (30..50).map(|n| {
+    // Requests of the period before, with which the failures are compared. More of one key, since keys with equally many
+    // have no order, and the period before may be in another month.
+    let before = (25..45).map(|n| {
         let mut event = event(n);
         event.time = recent - SignedDuration::from_hours(25);
         event.outcome = keytally::usage::Outcome::Completed;
