@@ -75,13 +75,12 @@ local function units_within(s, n, unit_s, unit_n, most)
     -- The quotient is rounded.
     while units > 0 do
         local product = units * unit_n
-        local time_s, time_n = units * unit_s + math.floor(product / 1000000000), product % 1000000000
-        if not less(s, n, time_s, time_n) then
-            return units, time_s, time_n
+        if not less(s, n, units * unit_s + math.floor(product / 1000000000), product % 1000000000) then
+            break
         end
         units = units - 1
     end
-    return 0, 0, 0
+    return units
 end
 
 -- Sets a field, and extends the expiry of its hash.

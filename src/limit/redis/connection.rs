@@ -156,8 +156,7 @@ impl Connection {
     }
 }
 
-/// Whether an error of a call says nothing about others: its keys are being moved, or their values are not those of
-/// limits, or the server does not accept writes at present.
+/// Whether an error of a call says nothing about others, as when its keys are being moved.
 pub(super) fn concerns_call(error: &RedisError) -> bool {
     let ErrorKind::Server(kind) = error.kind() else {
         return false;
