@@ -214,23 +214,30 @@ fn read<T: Copy, A>(
 }
 
 fn amounts(bytes: &mut &[u8]) -> Option<Amounts> {
-    let mut amounts = Amounts {
-        count: pull(bytes)?,
-        cost: pull(bytes)?,
-        request_bytes: pull(bytes)?,
-        response_bytes: pull(bytes)?,
-        latency: LatencyHistogram::new(),
-    };
-    let mut bucket: usize = 0;
-    for _ in 0..pull(bytes)? {
-        bucket = bucket.checked_add(pull(bytes)?.try_into().ok()?)?;
-        amounts.latency.add_to_bucket(bucket, pull(bytes)?)?;
-    }
-    Some(amounts)
+    let mut latency = LatencyHistogram::new();
+    let sums = pull_sums(bytes, |bucket, count| latency.add_to_bucket(bucket, count))?;
+    Some(Amounts {
+        count: sums.count,
+        cost: sums.cost,
+        request_bytes: sums.request_bytes,
+        response_bytes: sums.response_bytes,
+        latency,
+    })
 }
 
 #[inline]
 fn sums(bytes: &mut &[u8]) -> Option<Sums> {
+    pull_sums(bytes, |bucket, _| {
+        LatencyHistogram::has_bucket(bucket).then_some(())
+    })
+}
+
+/// Reads sums, and calls a function with each latency bucket and its count.
+#[inline]
+fn pull_sums(
+    bytes: &mut &[u8],
+    mut add_to_bucket: impl FnMut(usize, u64) -> Option<()>,
+) -> Option<Sums> {
     let sums = Sums {
         count: pull(bytes)?,
         cost: pull(bytes)?,
@@ -240,9 +247,9 @@ fn sums(bytes: &mut &[u8]) -> Option<Sums> {
     let mut bucket: usize = 0;
     for _ in 0..pull(bytes)? {
         bucket = bucket.checked_add(pull(bytes)?.try_into().ok()?)?;
-        pull(bytes)?;
+        add_to_bucket(bucket, pull(bytes)?)?;
     }
-    LatencyHistogram::has_bucket(bucket).then_some(sums)
+    Some(sums)
 }
 
 #[cfg(test)]
