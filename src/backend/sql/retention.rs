@@ -355,6 +355,10 @@ async fn prune_dictionaries<E: Engine>(
     else {
         return Ok(());
     };
+    // Before the first is deleted: readers that keep callers in memory compare the mark, also after a restore.
+    let mark = "INSERT INTO {prefix}pruned (kind, before) VALUES ('callers', $1)
+        ON CONFLICT (kind) DO UPDATE SET before = excluded.before";
+    write(engine, mark, &[Value::Time(Some(as_micros(now)))]).await?;
     let dialect = engine.names().dialect;
     let skip = dialect.skip_locked();
     let (first, first_logged) = (dialect.seconds("u.first"), dialect.seconds("s.first"));

@@ -131,7 +131,7 @@ pub(super) fn rollups_of(
 /// found; also with those before the place of an error.
 pub(super) fn for_each_rollup<T: Copy>(
     record: &[u8],
-    find: impl Fn(i32, i64) -> Option<T>,
+    find: impl FnMut(i32, i64) -> Option<T>,
     mut use_rollup: impl FnMut(T, SeriesRollup),
 ) -> Result<(), SqlError> {
     for_each(record, find, amounts, |found, series, start, amounts| {
@@ -147,7 +147,7 @@ pub(super) fn for_each_rollup<T: Copy>(
 /// Calls a function with the kind and the sums of each rollup of the callers that are found, and with what was found.
 pub(super) fn for_each_sums<T: Copy>(
     record: &[u8],
-    find: impl Fn(i32, i64) -> Option<T>,
+    find: impl FnMut(i32, i64) -> Option<T>,
     mut use_sums: impl FnMut(T, i32, &Sums),
 ) -> Result<(), SqlError> {
     for_each(record, find, sums, |found, series, _, sums| {
@@ -165,7 +165,7 @@ pub(super) struct Sums {
 
 fn for_each<T: Copy, A>(
     record: &[u8],
-    find: impl Fn(i32, i64) -> Option<T>,
+    find: impl FnMut(i32, i64) -> Option<T>,
     pull_amounts: impl Fn(&mut &[u8]) -> Option<A>,
     use_amounts: impl FnMut(T, Series, i64, A),
 ) -> Result<(), SqlError> {
@@ -185,7 +185,7 @@ fn for_each<T: Copy, A>(
 
 fn read<T: Copy, A>(
     bytes: &mut &[u8],
-    find: impl Fn(i32, i64) -> Option<T>,
+    mut find: impl FnMut(i32, i64) -> Option<T>,
     pull_amounts: impl Fn(&mut &[u8]) -> Option<A>,
     mut use_amounts: impl FnMut(T, Series, i64, A),
 ) -> Option<()> {

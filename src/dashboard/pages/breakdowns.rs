@@ -14,7 +14,7 @@ use super::range::TimeRange;
 use crate::dashboard::charts::{self, Bar, Line, Lines, Slice, Times};
 use crate::dashboard::form::FormFields;
 use crate::dashboard::page_context::PageContext;
-use crate::usage::summary::{TimeBucket, Totals};
+use crate::usage::summary::{TimeBucket, Totals, top_by};
 use crate::usage::{LatencyQuantiles, Outcome, Status, StatusClass, Summary};
 
 /// The number of endpoints, causes and owners shown.
@@ -235,10 +235,10 @@ pub(super) fn failures_line(summary: &Summary, links: &Links) -> Markup {
 /// The owners with the most failed requests.
 pub(super) fn failing_owners(summary: &Summary, links: &Links) -> Markup {
     let owners = summary.by_owner.iter().flatten();
-    let mut owners: Vec<_> = owners.filter(|(_, totals)| totals.failed() > 0).collect();
-    owners.sort_by_key(|(_, totals)| Reverse(totals.failed()));
+    let owners = owners.filter(|(_, totals)| totals.failed() > 0);
+    let owners = top_by(owners, TOP, Totals::failed);
     let failed = Outcome::Failed.as_str();
-    let bars = owners.iter().take(TOP).map(|(owner, totals)| Bar {
+    let bars = owners.iter().map(|(owner, totals)| Bar {
         label: owner.to_string(),
         count: totals.failed(),
         href: Some(links.with([("owner", &***owner), ("outcome", failed)])),

@@ -36,6 +36,8 @@ mod spec;
 mod spikes;
 mod totals;
 
+use std::borrow::Borrow;
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -273,15 +275,26 @@ fn classes(by_status: &BTreeMap<Status, Totals>) -> BTreeMap<StatusClass, Totals
     classes
 }
 
-/// The `n` largest totals. The input is ordered by name, and the stable sort keeps that order for ties.
-fn top<K, V: std::borrow::Borrow<Totals>>(
+/// The `n` totals with the most requests. The input is ordered by name, which is the order of ties.
+fn top<K, V: Borrow<Totals>>(named: impl IntoIterator<Item = (K, V)>, n: usize) -> Vec<(K, V)> {
+    top_by(named, n, Totals::total)
+}
+
+/// The `n` totals with the highest counts. The input is ordered by name, which is the order of ties.
+pub(crate) fn top_by<K, V: Borrow<Totals>>(
     named: impl IntoIterator<Item = (K, V)>,
     n: usize,
+    count: impl Fn(&Totals) -> u64,
 ) -> Vec<(K, V)> {
-    let mut all: Vec<_> = named.into_iter().collect();
-    all.sort_by_cached_key(|(_, totals)| std::cmp::Reverse(totals.borrow().total()));
-    all.truncate(n);
-    all
+    let named = named.into_iter().enumerate();
+    let counted = named.map(|(at, one)| ((Reverse(count(one.1.borrow())), at), one));
+    let mut all: Vec<_> = counted.collect();
+    if n < all.len() {
+        all.select_nth_unstable_by_key(n, |(rank, _)| *rank);
+        all.truncate(n);
+    }
+    all.sort_unstable_by_key(|(rank, _)| *rank);
+    all.into_iter().map(|(_, one)| one).collect()
 }
 
 /// Serializes as a list, since a JSON object cannot have a null key for anonymous requests.

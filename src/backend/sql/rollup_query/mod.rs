@@ -358,16 +358,17 @@ impl<S: Session> Snapshot<S> {
         let mut state = None;
         if scope.is_unfiltered() {
             let rows = session.fetch(callers_state(names)).await?;
-            let row = required(rows.first())?;
-            let now = CallersState {
-                count: required(row.integer("count")?)?,
-                last: row.integer("last")?,
-                tokens: row.integer("tokens")?,
-            };
-            if let Some(callers) = engine.callers().get(now) {
-                return Ok(callers);
+            if let Some(row) = rows.first() {
+                let now = CallersState {
+                    newest: required(row.integer("id")?)?,
+                    token: required(row.integer("token")?)?,
+                    pruned: row.time("pruned")?,
+                };
+                if let Some(callers) = engine.callers().get(now) {
+                    return Ok(callers);
+                }
+                state = Some(now);
             }
-            state = Some(now);
         }
         let rows = session.fetch(callers_of(names, scope)).await?;
         let callers = Arc::new(callers(required(rows.first())?)?);

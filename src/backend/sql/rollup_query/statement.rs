@@ -97,10 +97,11 @@ pub(super) fn callers_of(names: &Names, scope: Scope<'_>) -> Statement {
     sql
 }
 
-/// Selects what changes with the callers: their number, the highest one, and a sum of their random tokens.
+/// Selects the [state](super::super::callers::CallersState) of the callers, if there are any.
 pub(super) fn callers_state(names: &Names) -> Statement {
-    let state = "SELECT count(*) AS count, max(id) AS last, CAST(sum(token % 4294967296) AS bigint) AS tokens
-        FROM {prefix}callers";
+    let state =
+        "SELECT id, token, (SELECT before FROM {prefix}pruned WHERE kind = 'callers') AS pruned
+        FROM {prefix}callers ORDER BY id DESC LIMIT 1";
     Statement::new(names, state)
 }
 

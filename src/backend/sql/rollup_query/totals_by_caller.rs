@@ -87,9 +87,11 @@ impl TotalsByCaller {
 
     fn add_now(&mut self, record: &[u8], starts: &Range<i64>) -> Result<(), SqlError> {
         let callers = self.callers.clone();
+        let mut last = 0;
         let find = |caller, start: i64| {
             let is_wanted = starts.contains(&start);
-            is_wanted.then(|| callers.position(caller)).flatten()
+            let found = is_wanted.then(|| callers.position_near(last, caller));
+            found.flatten().inspect(|position| last = *position)
         };
         for_each_sums(record, find, |position, kind, sums| {
             self.add_at(position, kind, sums);
@@ -138,7 +140,8 @@ impl TotalsByCaller {
 
 /// Adds up the totals of each name. They must be sorted by name.
 fn grouped<'a, K: Ord>(sorted: impl Iterator<Item = (K, &'a Totals)>) -> BTreeMap<K, Totals> {
-    let mut groups: Vec<(K, Totals)> = Vec::new();
+    let at_most = sorted.size_hint().1.unwrap_or_default();
+    let mut groups: Vec<(K, Totals)> = Vec::with_capacity(at_most);
     for (name, totals) in sorted {
         match groups.last_mut() {
             Some((last, sum)) if *last == name => sum.merge(totals),

@@ -27,7 +27,7 @@ use crate::id::KeyId;
 use crate::join::join;
 use crate::key::{Key, KeyQuery, KeyStatus};
 use crate::page::Page;
-use crate::usage::summary::{Spike, Totals, candidates, spikes};
+use crate::usage::summary::{Spike, Totals, spikes};
 use crate::usage::{
     Granularity, MergeBacklog, Rejections, Summary, SummaryQuery, SummarySpec, UsageRange,
 };
@@ -113,11 +113,10 @@ impl Overview {
         let spec = spec.over_time(width, context.zone.clone());
         let of = |range: &Range<Timestamp>| UsageRange::new().from(range.start).to(range.end);
         let query = SummaryQuery::new(of(range), spec);
-        let range = of(&picked.before);
-        let query_before = SummaryQuery::new(range.clone(), SummarySpec::new());
+        let query_before = SummaryQuery::new(of(&picked.before), SummarySpec::new().by_key());
         let (unused, expiring) = (unused(now).limit(ROWS), expiring(now).limit(EXPIRING));
         let others = async {
-            let before = usage.summary(&query_before).await?.totals;
+            let before = usage.summary(&query_before).await?;
             let backlog = usage.merge_backlog().await?;
             let (unused, expiring) = (keys.list(&unused).await?, keys.list(&expiring).await?);
             Ok::<_, Failure>((before, backlog, unused, expiring))
@@ -126,8 +125,8 @@ impl Overview {
         let (summary, (before, backlog, unused, mut expiring)) = (summary?, others?);
         let none = ByKey::new();
         let by_key = summary.by_key.as_ref().unwrap_or(&none);
-        let by_key_before = usage.totals_of_keys(&range, &candidates(by_key)).await?;
-        let mut spikes = spikes(by_key, &by_key_before);
+        let by_key_before = before.by_key.as_ref().unwrap_or(&none);
+        let mut spikes = spikes(by_key, by_key_before);
         spikes.truncate(ROWS);
         let busiest = summary.top_keys(TOP).into_iter();
         let busiest: Vec<_> = busiest.map(|(id, totals)| (id, totals.clone())).collect();
@@ -151,7 +150,7 @@ impl Overview {
             || !keys.list(&KeyQuery::new().limit(1)).await?.items.is_empty();
         Ok(Self {
             backlog,
-            before,
+            before: before.totals,
             busiest,
             spikes,
             unused,
