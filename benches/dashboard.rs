@@ -23,6 +23,7 @@ use jiff::Timestamp;
 use keytally::backend::{PostgresBackend, SqliteBackend};
 use keytally::dashboard::{AllowEveryone, Dashboard};
 use keytally::key::KeyQuery;
+use keytally::usage::{LogFilter, LogQuery};
 use tower::ServiceExt;
 
 #[path = "../tests/support/postgres.rs"]
@@ -71,10 +72,13 @@ async fn pages(
     }
     merge().await;
     let key = traffic.keys[3].0;
+    let newest = backend.requests(&LogQuery::new(LogFilter::new())).await;
+    let request = newest.expect("requests").items[20].id;
     let dashboard = Dashboard::new(backend, AllowEveryone);
     let router = Router::new().nest_service("/admin", dashboard.into_router());
     for (name, path) in [
         ("usage of a key, 24 hours", format!("/keys/{key}")),
+        ("usage of a key, 7 days", format!("/keys/{key}?range=7d")),
         ("usage of a key, 30 days", format!("/keys/{key}?range=30d")),
         (
             "usage of a key, 30 days, log filtered",
@@ -85,11 +89,19 @@ async fn pages(
         ("overview, 15 minutes", "/?range=15m".into()),
         ("overview, 7 days", "/?range=7d".into()),
         ("API keys", "/keys".into()),
+        (
+            "API keys of an owner, sorted",
+            "/keys?owner=customer-77&sort=name".into(),
+        ),
         ("owners", "/owners".into()),
+        ("owners, 7 days", "/owners?range=7d".into()),
+        ("owners, 30 days", "/owners?range=30d".into()),
         ("an owner, 24 hours", "/owners/customer-3".into()),
         ("an owner, 30 days", "/owners/customer-3?range=30d".into()),
         ("request log", "/log".into()),
         ("request log, filtered", "/log?method=GET&code=5xx".into()),
+        ("a request", format!("/log/requests/{request}")),
+        ("plans", "/plans".into()),
         ("audit log", "/audit".into()),
     ] {
         if !only.is_empty() && !only.iter().any(|it| name.starts_with(&**it)) {

@@ -100,39 +100,41 @@ async fn new_rows_appear_without_a_change_of_focus_or_scroll_position() {
 async fn cards_and_charts_follow_and_what_is_open_stays_open() {
     signed_in(async |pages: &Pages| {
         let secret = secret_of(pages).await;
-        pages.open("?range=1h").await;
-        let before = pages.card("Total requests").await;
-        let open = "
-            const details = document.querySelector('.chart.over-time details');
-            details.open = true;
-            details.querySelector('summary').focus();
-            window.table = details;
-        ";
-        pages.ask(open, vec![]).await;
-        call(pages, &secret, 7).await;
-        until(async || {
-            poll(pages).await;
-            pages.card("Total requests").await == before + 7
-        })
-        .await;
-        let kept = "
-            const summary = document.activeElement;
-            return summary.tagName === 'SUMMARY' && summary.parentElement === window.table && window.table.open;
-        ";
-        assert_eq!(pages.ask(kept, vec![]).await, true);
-        // Once the focus has left, the chart follows too.
-        pages.ask("document.activeElement.blur()", vec![]).await;
-        call(pages, &secret, 1).await;
-        let total = "
-            const rows = document.querySelectorAll('.chart.over-time tbody tr');
-            const total = [...rows].find((row) => row.cells[0].textContent === 'Total');
-            return total.cells[1].textContent;
-        ";
-        until(async || {
-            poll(pages).await;
-            pages.ask(total, vec![]).await.as_str() == Some(&*(before + 8).to_string())
-        })
-        .await;
+        for path in ["?range=1h", "/owners/customer-9?range=1h"] {
+            pages.open(path).await;
+            let before = pages.card("Total requests").await;
+            let open = "
+                const details = document.querySelector('.chart.over-time details');
+                details.open = true;
+                details.querySelector('summary').focus();
+                window.table = details;
+            ";
+            pages.ask(open, vec![]).await;
+            call(pages, &secret, 7).await;
+            until(async || {
+                poll(pages).await;
+                pages.card("Total requests").await == before + 7
+            })
+            .await;
+            let kept = "
+                const summary = document.activeElement;
+                return summary.tagName === 'SUMMARY' && summary.parentElement === window.table && window.table.open;
+            ";
+            assert_eq!(pages.ask(kept, vec![]).await, true);
+            // Once the focus has left, the chart follows too.
+            pages.ask("document.activeElement.blur()", vec![]).await;
+            call(pages, &secret, 1).await;
+            let total = "
+                const rows = document.querySelectorAll('.chart.over-time tbody tr');
+                const total = [...rows].find((row) => row.cells[0].textContent === 'Total');
+                return total.cells[1].textContent;
+            ";
+            until(async || {
+                poll(pages).await;
+                pages.ask(total, vec![]).await.as_str() == Some(&*(before + 8).to_string())
+            })
+            .await;
+        }
     })
     .await;
 }

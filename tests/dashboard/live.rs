@@ -45,12 +45,15 @@ async fn unchanged<B>(pages: &Pages<B>, path: &str) -> String {
 #[tokio::test]
 async fn polls_get_304_until_usage_is_recorded() {
     let pages = Pages::new();
-    let key = pages.key("Watched").await;
+    let owned = pages.key_with("Watched", |key| key.owner = Some("customer-1".into()));
+    let key = owned.await;
     for path in [
         "/admin".to_owned(),
         "/admin?range=15m".into(),
         "/admin/log".into(),
         format!("/admin/keys/{}", key.id),
+        "/admin/owners".into(),
+        "/admin/owners/customer-1".into(),
     ] {
         let tag = unchanged(&pages, &path).await;
         pages.requests(&key, 1, MINUTE, |_, _| ()).await;
@@ -73,6 +76,8 @@ async fn unchanged_pages_take_one_call_of_the_store() {
         ("/admin/log".into(), 1),
         // And one to find the key.
         (format!("/admin/keys/{id}"), 2),
+        ("/admin/owners".into(), 1),
+        ("/admin/owners/customer-1".into(), 1),
     ] {
         let tag = unchanged(&pages, &path).await;
         counted.take();
@@ -124,6 +129,10 @@ async fn pages_of_the_past_are_not_updated_by_default() {
         (key.clone(), true),
         (format!("{key}?{past}"), false),
         (format!("{key}?until=2026-11-01T11:00"), false),
+        ("/admin/owners".into(), true),
+        (format!("/admin/owners?{past}"), false),
+        ("/admin/owners/customer-1".into(), true),
+        (format!("/admin/owners/customer-1?{past}"), false),
     ] {
         let page = pages.get(&path).await.text;
         let switch = format!("role=\"switch\" aria-checked=\"{is_on}\"");

@@ -6,11 +6,13 @@ use std::sync::Arc;
 
 use axum::extract::State;
 use axum::response::Response;
+use http::HeaderMap;
 use jiff::Timestamp;
 use maud::{Markup, html};
 
 use super::breakdowns;
 use super::components::{caption, line, owner};
+use super::live::Live;
 use super::owner::badge;
 use super::owner_field::{self, owner_field};
 use super::plans;
@@ -32,17 +34,22 @@ const ROWS: usize = 50;
 pub(in crate::dashboard) async fn list(
     State(shared): State<Arc<Shared>>,
     context: PageContext,
+    headers: HeaderMap,
     fields: FormFields,
 ) -> Response {
     let picked = TimeRange::of(&context, &fields);
-    match Owners::read(&shared, &picked, &fields).await {
-        Ok(owners) => page(
-            &context,
-            "Owners",
-            &owners.content(&context, &picked, &fields),
-        ),
-        Err(failure) => failure.page(&context),
-    }
+    let response = async {
+        let live = Live::read(&shared, picked.is_current()).await?;
+        if let Some(response) = live.not_modified(&headers) {
+            return Ok(response);
+        }
+        let owners = Owners::read(&shared, &picked, &fields).await?;
+        let content = owners.content(&context, &picked, &fields, &live);
+        Ok(live.tagged(page(&context, "Owners", &content)))
+    };
+    response
+        .await
+        .unwrap_or_else(|failure: Failure| failure.page(&context))
 }
 
 /// Exports the usage of each owner in a month.
@@ -140,13 +147,20 @@ impl Owners {
         })
     }
 
-    fn content(&self, context: &PageContext, picked: &TimeRange, fields: &FormFields) -> Markup {
+    fn content(
+        &self,
+        context: &PageContext,
+        picked: &TimeRange,
+        fields: &FormFields,
+        live: &Live,
+    ) -> Markup {
         let at = context.at("/owners");
         let kept = fields.only(&range::FIELDS);
         let is_filtered = fields.get("owner").is_some();
         html! {
             .head {
                 h1 { "Owners" }
+                (live.switch())
                 (downloads(context))
                 @if self.records.is_some() {
                     p { a .button href=(context.at("/plans")) { "Plans" } }
@@ -159,14 +173,16 @@ impl Owners {
                 button type="submit" { "Apply" }
                 @if is_filtered { a .button href={ (at) "?" (kept.query()) } { "Clear filters" } }
             }
-            (breakdowns::exactness(self.summary.exact))
-            @if self.rows.is_empty() {
-                p .empty {
-                    @if is_filtered { "No owners match your filter." }
-                    @else { "No owners yet. Set the owner of an API key to see its usage here." }
+            div data-live="usage" {
+                (breakdowns::exactness(self.summary.exact))
+                @if self.rows.is_empty() {
+                    p .empty {
+                        @if is_filtered { "No owners match your filter." }
+                        @else { "No owners yet. Set the owner of an API key to see its usage here." }
+                    }
+                } @else {
+                    (self.table(context))
                 }
-            } @else {
-                (self.table(context))
             }
         }
     }

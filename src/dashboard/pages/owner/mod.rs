@@ -20,6 +20,7 @@ use self::record::Record;
 pub(super) use self::record::badge;
 use super::breakdowns::{self, Links, STATUSES};
 use super::components::{name, name_of_owner};
+use super::live::Live;
 use super::log::{self, Columns, Log, Table};
 use super::owner_in_path::OwnerInPath;
 use super::range::{self, TimeRange};
@@ -40,11 +41,20 @@ pub(in crate::dashboard) async fn page_of(
     headers: HeaderMap,
     fields: FormFields,
 ) -> Response {
-    let columns = Columns::of(Table::AllKeys, &headers);
-    match shown(&shared, &context, &owner, &fields, columns).await {
-        Ok(content) => page(&context, name_of_owner(&owner), &content),
-        Err(failure) => failure.page(&context),
-    }
+    let picked = TimeRange::of(&context, &fields);
+    let is_current = picked.is_current() && log::is_current(&fields);
+    let response = async {
+        let live = Live::read(&shared, is_current).await?;
+        if let Some(response) = live.not_modified(&headers) {
+            return Ok(response);
+        }
+        let columns = Columns::of(Table::AllKeys, &headers);
+        let content = shown(&shared, &context, &owner, &fields, &picked, columns, &live);
+        Ok(live.tagged(page(&context, name_of_owner(&owner), &content.await?)))
+    };
+    response
+        .await
+        .unwrap_or_else(|failure: Failure| failure.page(&context))
 }
 
 async fn shown(
@@ -52,10 +62,11 @@ async fn shown(
     context: &PageContext,
     owner: &str,
     fields: &FormFields,
+    picked: &TimeRange,
     columns: Columns,
+    live: &Live,
 ) -> Result<Markup, Failure> {
     let record = Record::read(shared, owner).await?;
-    let picked = TimeRange::of(context, fields);
     let range = |times: &Range<Timestamp>| {
         let range = UsageRange::new().owner(owner);
         range.from(times.start).to(times.end)
@@ -76,7 +87,7 @@ async fn shown(
         at: at.clone(),
         key: None,
         owner: Some(owner),
-        picked: Some(&picked),
+        picked: Some(picked),
         columns,
     };
     let log = log.section(shared, context, fields).await?;
@@ -98,6 +109,7 @@ async fn shown(
                 (name(name_of_owner(owner)))
                 @if record.as_ref().is_some_and(Record::is_suspended) { " " (badge(true)) }
             }
+            (live.switch())
             (months.downloads(&links.at))
         }
         @if let Some(record) = record {
@@ -105,14 +117,16 @@ async fn shown(
             (limits_now::of_owner(shared, owner, &record.limits()).await)
         }
         (picked.choice(context, &links.at, fields, &kept))
-        (breakdowns::exactness(summary.exact))
-        (breakdowns::cards(&summary.totals, &before, &links, true))
-        (breakdowns::chart(context, &picked, &summary, &links))
-        (breakdowns::latency(context, &picked, &summary))
-        (months.section(context, &links.at, fields))
-        (breakdowns::panels(&summary, &links, &page))
-        (top::keys(context, &busiest, &months.keys, summary.totals.total(), &range))
-        (breakdowns::endpoints(&summary, &links))
+        div data-live="usage" {
+            (breakdowns::exactness(summary.exact))
+            (breakdowns::cards(&summary.totals, &before, &links, true))
+            (breakdowns::chart(context, picked, &summary, &links))
+            (breakdowns::latency(context, picked, &summary))
+            (months.section(context, &links.at, fields))
+            (breakdowns::panels(&summary, &links, &page))
+            (top::keys(context, &busiest, &months.keys, summary.totals.total(), &range))
+            (breakdowns::endpoints(&summary, &links))
+        }
         (log)
     })
 }
