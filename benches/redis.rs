@@ -5,7 +5,7 @@
 //! cargo bench --features redis --bench redis -- 15
 //! ```
 //!
-//! The argument is the number of rounds, 5 by default.
+//! The arguments are the number of rounds, 5 by default, and `64-in-flight` or `256-in-flight` to measure only these.
 
 use std::alloc::System;
 use std::future::Future;
@@ -308,10 +308,11 @@ fn scripts(server: &Server) -> u64 {
 
 #[tokio::main(flavor = "multi_thread", worker_threads = 1)]
 async fn main() {
-    let rounds = std::env::args()
-        .skip(1)
-        .find(|argument| argument != "--bench");
-    let rounds = rounds.map_or(5, |rounds| rounds.parse().expect("a number"));
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let rounds = words.iter().find_map(|word| word.parse().ok()).unwrap_or(5);
+    let in_flight = words
+        .iter()
+        .find_map(|word| word.strip_suffix("-in-flight"));
     let mut server = Server::start();
     let config = || {
         RedisConfig::new(&server.url())
@@ -327,11 +328,17 @@ async fn main() {
         ("one limit, 256 in flight, requests/s", &one, 1, 256),
         ("four limits, 64 in flight, requests/s", &four, 4, 64),
     ] {
+        if in_flight.is_some_and(|only| *only != *tasks.to_string()) {
+            continue;
+        }
         let ours = async || limiter_throughput(handles, tasks).await;
         compare(name, rounds, ours, async || {
             plain_throughput(&plain, tasks, number).await
         })
         .await;
+    }
+    if in_flight.is_some() {
+        return;
     }
     let clock = Clock::system();
     let ours = async || latency(async |key| assert!(acquire(&one[key], &clock).await)).await;

@@ -4,8 +4,9 @@
 -- a second before which the hash does not expire, as three 32-bit numbers. The field LEASES has the leased units by the
 -- time when they expire, as "milliseconds:units ".
 -- ARGV[1]: now; empty for the time of the server.
--- ARGV[2]: the number of operations. For each of them the number of its limits, 1 if it corrects earlier costs, 1 if it
--- leases units, otherwise 0. For each limit 1 if it is the first one of its hash, otherwise 0, its name, and:
+-- ARGV[2]: the number of operations. For each of them the number of its limits, 1 if any hash has several of them, 1 if it
+-- corrects earlier costs, 1 if it leases units, otherwise 0. If any hash has several limits, for each hash their number
+-- and their names. For each limit, its name unless it was given before, and:
 --   the latest known arrival time   the time of the cost         the time of the whole burst
 -- and if the operation corrects earlier costs:
 --   the time to return before       the time to consume in any case
@@ -14,9 +15,10 @@
 --   the precision of the expiry     the units that were recorded before, and when they expire
 -- and for each limit the time of a unit, and the maximum number of units that are leased.
 --
--- Returns now, and for each operation 1 if it is allowed, 0 if it is not, and 2 if a value is damaged, so that nothing is
--- charged; the arrival time of each limit, and the number of leased units if it leases some. Times are pairs of seconds and nanoseconds, since Lua's numbers cannot represent
--- nanoseconds since 1970.
+-- Returns now as two numbers; a string with a character for each operation: 1 if it is allowed, 0 if it is not, and 2 if a
+-- value is damaged, so that nothing is charged; a string with the arrival time of each limit, in the form of a field; and
+-- the number of leased units of each operation that leases some. Times are pairs of seconds and nanoseconds, since Lua's
+-- numbers cannot represent nanoseconds since 1970.
 
 -- The seconds that a hash is kept longer than needed, so that its expiry is seldom set.
 local SPARE = 60
@@ -24,7 +26,9 @@ local LEASES = '\1'
 -- The milliseconds after which no lease expires, unless the clock was set back.
 local LONGEST = 20000
 
-local read, pack, call = struct.unpack, struct.pack, redis.call
+local ALLOWED = { [0] = '0', '1', '2' }
+
+local read, pack, call, unpack = struct.unpack, struct.pack, redis.call, unpack
 local now_s, now_n
 if ARGV[1] == '' then
     local time = call('TIME')
@@ -32,7 +36,6 @@ if ARGV[1] == '' then
 else
     now_s, now_n = read('<I4I4', ARGV[1])
 end
-local result, size = { now_s, now_n }, 2
 
 local function less(a_s, a_n, b_s, b_n)
     return a_s < b_s or (a_s == b_s and a_n < b_n)
@@ -83,13 +86,11 @@ local function units_within(s, n, unit_s, unit_n, most)
     return units
 end
 
--- Sets a field, and extends the expiry of its hash.
-local function set_and_keep(key, name, s, n, seconds)
-    seconds = seconds + SPARE
-    call('HSET', key, name, pack('<I4I4I4', s, n, seconds))
-    if call('EXPIRE', key, seconds - now_s, 'NX') == 0 then
+-- Extends the expiry of a hash to a second.
+local function keep(key, second)
+    if call('EXPIRE', key, second - now_s, 'NX') == 0 then
         -- Another limit may need it for longer.
-        call('EXPIRE', key, seconds - now_s, 'GT')
+        call('EXPIRE', key, second - now_s, 'GT')
     end
 end
 
@@ -98,25 +99,57 @@ local operations, position = read('<I2', input)
 -- Of each limit. Used by all operations, since tables are expensive to create.
 local keys, names, stored_s, stored_n, kept = {}, {}, {}, {}, {}
 local before_s, before_n, after_s, after_n, most_s, most_n = {}, {}, {}, {}, {}, {}
-local fields = {}
-for _ = 1, operations do
-    local limits, is_correction, is_lease
-    limits, is_correction, is_lease, position = read('BBB', input, position)
+local values, fields = {}, {}
+-- The result.
+local decisions, times, all_granted, size = {}, {}, {}, 0
+
+-- Reads the limits of an operation by hash, in one call for each.
+local function read_hashes(limits, position)
+    local first = 1
+    while first <= limits do
+        local count
+        count, position = read('B', input, position)
+        current = current + 1
+        local key, last = KEYS[current], first + count - 1
+        for limit = first, last do
+            keys[limit] = key
+            names[limit], position = read('Bc0', input, position)
+        end
+        local stored = redis.pcall('HMGET', key, unpack(names, first, last))
+        for limit = first, last do
+            values[limit] = stored.err and stored or stored[limit - first + 1]
+        end
+        first = last + 1
+    end
+    return position
+end
+
+for operation = 1, operations do
+    local limits, has_several, is_correction, is_lease
+    limits, has_several, is_correction, is_lease, position = read('BBBB', input, position)
+    if has_several == 1 then
+        position = read_hashes(limits, position)
+    end
     local allowed = 1
     for limit = 1, limits do
-        local is_first, name, seen_s, seen_n, cost_s, cost_n, burst_s, burst_n, owed_s, owed_n
-        is_first, name, seen_s, seen_n, cost_s, cost_n, burst_s, burst_n, position =
-            read('<BBc0I4I4I4I4I4I4', input, position)
-        current = current + is_first
-        local key = KEYS[current]
+        local name, seen_s, seen_n, cost_s, cost_n, burst_s, burst_n, owed_s, owed_n, stored
+        if has_several == 1 then
+            seen_s, seen_n, cost_s, cost_n, burst_s, burst_n, position = read('<I4I4I4I4I4I4', input, position)
+            stored = values[limit]
+        else
+            name, seen_s, seen_n, cost_s, cost_n, burst_s, burst_n, position =
+                read('<Bc0I4I4I4I4I4I4', input, position)
+            current = current + 1
+            keys[limit], names[limit] = KEYS[current], name
+            stored = redis.pcall('HGET', KEYS[current], name)
+        end
         local s, n, kept_until = 0, 0, 0
-        local stored = redis.pcall('HGET', key, name)
         if type(stored) == 'string' and #stored == 12 then
             s, n, kept_until = read('<I4I4I4', stored)
         elseif stored then
             allowed = 2
         end
-        keys[limit], names[limit], stored_s[limit], stored_n[limit], kept[limit] = key, name, s, n, kept_until
+        stored_s[limit], stored_n[limit], kept[limit] = s, n, kept_until
         -- Inlined: calls of `less` and `add` would take most of the time.
         if s < seen_s or (s == seen_s and n < seen_n) then
             s, n = seen_s, seen_n
@@ -202,40 +235,38 @@ for _ = 1, operations do
             call('HSET', key, LEASES, table.concat(texts))
         end
     end
-    result[size + 1] = allowed
-    size = size + 1
+    decisions[operation] = ALLOWED[allowed]
     local count = 0
     for limit = 1, limits do
-        local s, n, old_s, old_n = after_s[limit], after_n[limit], stored_s[limit], stored_n[limit]
-        result[size + 1], result[size + 2] = s, n
-        size = size + 2
-        if allowed == 2 then
-            old_s, old_n = s, n
-        end
-        local needed = s + 1
-        if needed < leased_until then
-            needed = leased_until
-        end
-        if kept[limit] < leased_until then
-            set_and_keep(keys[limit], names[limit], s, n, needed)
+        local key, s, n, kept_until = keys[limit], after_s[limit], after_n[limit], kept[limit]
+        local old_s, old_n = stored_s[limit], stored_n[limit]
         -- Times that have passed need not be stored, unless a later one is.
-        elseif (old_s ~= s or old_n ~= n) and (less(now_s, now_n, s, n) or less(now_s, now_n, old_s, old_n)) then
-            if kept[limit] < needed then
-                set_and_keep(keys[limit], names[limit], s, n, needed)
-            else
-                fields[count + 1], fields[count + 2] = names[limit], pack('<I4I4I4', s, n, kept[limit])
-                count = count + 2
-            end
+        local is_new = allowed ~= 2 and (old_s ~= s or old_n ~= n)
+            and (now_s < s or (now_s == s and now_n < n) or less(now_s, now_n, old_s, old_n))
+        local is_longer = kept_until < leased_until or (is_new and kept_until <= s)
+        if is_longer then
+            kept_until = math.max(s + 1, leased_until) + SPARE
         end
-        if count > 0 and (limit == limits or keys[limit + 1] ~= keys[limit]) then
-            call('HSET', keys[limit], unpack(fields, 1, count))
+        local field = pack('<I4I4I4', s, n, kept_until)
+        size = size + 1
+        times[size] = field
+        if is_longer then
+            call('HSET', key, names[limit], field)
+            keep(key, kept_until)
+        elseif is_new and has_several == 0 then
+            call('HSET', key, names[limit], field)
+        elseif is_new then
+            fields[count + 1], fields[count + 2] = names[limit], field
+            count = count + 2
+        end
+        if count > 0 and (limit == limits or keys[limit + 1] ~= key) then
+            call('HSET', key, unpack(fields, 1, count))
             count = 0
         end
     end
     if is_lease == 1 then
-        size = size + 1
-        result[size] = granted
+        all_granted[#all_granted + 1] = granted
     end
 end
 
-return result
+return { now_s, now_n, table.concat(decisions), table.concat(times), unpack(all_granted) }

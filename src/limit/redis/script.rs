@@ -98,16 +98,27 @@ pub(super) fn push_arguments(command: &mut Cmd, now: Option<u64>, operations: &[
     let mut input = Vec::from((operations.len() as u16).to_le_bytes());
     for operation in operations {
         let charges = &operation.charges;
+        let has_several = operation.subjects().any(|limits| limits.len() > 1);
         let is_correction = charges.iter().any(|it| it.back > 0 || it.owed > 0);
         input.extend([
             charges.len() as u8,
+            has_several.into(),
             is_correction.into(),
             operation.lease.is_some().into(),
         ]);
-        for subject in operation.subjects() {
-            for (number, charge) in subject.iter().enumerate() {
-                charge.push(&mut input, number == 0, is_correction);
+        if has_several {
+            for limits in operation.subjects() {
+                input.push(limits.len() as u8);
+                for charge in limits {
+                    charge.push_name(&mut input);
+                }
             }
+        }
+        for charge in charges {
+            if !has_several {
+                charge.push_name(&mut input);
+            }
+            charge.push_times(&mut input, is_correction);
         }
         if let Some(lease) = &operation.lease {
             lease.push(&mut input);
@@ -117,9 +128,12 @@ pub(super) fn push_arguments(command: &mut Cmd, now: Option<u64>, operations: &[
 }
 
 impl Charge {
-    fn push(&self, input: &mut Vec<u8>, is_first: bool, is_correction: bool) {
-        input.extend([is_first.into(), self.name.len() as u8]);
+    fn push_name(&self, input: &mut Vec<u8>) {
+        input.push(self.name.len() as u8);
         input.extend_from_slice(self.name.as_bytes());
+    }
+
+    fn push_times(&self, input: &mut Vec<u8>, is_correction: bool) {
         for time in [self.seen, self.cost, self.burst] {
             push_time(input, time);
         }
@@ -177,27 +191,32 @@ fn parse(value: &Value, operations: &[&Operation]) -> Option<Vec<Option<Outcome>
     let Value::Array(values) = value else {
         return None;
     };
-    let mut numbers = values.iter().map(|value| match value {
-        Value::Int(number) => u64::try_from(*number).ok(),
-        _ => None,
-    });
-    let mut next = || numbers.next().flatten();
-    let time = |next: &mut dyn FnMut() -> Option<u64>| {
-        let (seconds, nanos) = (next()?, next()?);
-        (nanos < SECOND).then(|| seconds.checked_mul(SECOND)?.checked_add(nanos))?
+    let [seconds, nanos, decisions, times, granted @ ..] = &values[..] else {
+        return None;
     };
-    let now = time(&mut next)?;
+    let now = time(number(seconds)?, number(nanos)?)?;
+    let (Value::BulkString(decisions), Value::BulkString(times)) = (decisions, times) else {
+        return None;
+    };
+    let (mut decisions, (mut times, [])) = (decisions.iter(), times.as_chunks::<12>()) else {
+        return None;
+    };
+    let mut granted = granted.iter();
     let outcomes = operations.iter().map(|operation| {
-        let is_allowed = match next()? {
-            0 => Some(false),
-            1 => Some(true),
-            2 => None,
+        let is_allowed = match decisions.next()? {
+            b'0' => Some(false),
+            b'1' => Some(true),
+            b'2' => None,
             _ => return None,
         };
-        let arrivals = operation.charges.iter().map(|_| time(&mut next));
-        let arrivals = arrivals.collect::<Option<_>>()?;
+        let of_limits;
+        (of_limits, times) = times.split_at_checked(operation.charges.len())?;
+        let arrivals = of_limits.iter().map(arrival).collect::<Option<_>>()?;
         let granted = match &operation.lease {
-            Some(lease) => next()?.try_into().ok().filter(|it| *it <= lease.wanted)?,
+            Some(lease) => {
+                let granted = number(granted.next()?)?.try_into().ok();
+                granted.filter(|it| *it <= lease.wanted)?
+            }
             None => 0,
         };
         Some(is_allowed.map(|is_allowed| Outcome {
@@ -208,5 +227,28 @@ fn parse(value: &Value, operations: &[&Operation]) -> Option<Vec<Option<Outcome>
         }))
     });
     let outcomes = outcomes.collect::<Option<Vec<_>>>()?;
-    numbers.next().is_none().then_some(outcomes)
+    let is_whole = decisions.next().is_none() && times.is_empty() && granted.next().is_none();
+    is_whole.then_some(outcomes)
+}
+
+fn number(value: &Value) -> Option<u64> {
+    match value {
+        Value::Int(number) => u64::try_from(*number).ok(),
+        _ => None,
+    }
+}
+
+/// The arrival time in a field, in nanoseconds. The field also has a second before which its hash does not expire.
+fn arrival(field: &[u8; 12]) -> Option<u64> {
+    let [seconds, nanos, _] = field.as_chunks::<4>().0 else {
+        return None;
+    };
+    let [seconds, nanos] = [seconds, nanos].map(|number| u32::from_le_bytes(*number));
+    time(seconds.into(), nanos.into())
+}
+
+/// A time in nanoseconds.
+fn time(seconds: u64, nanos: u64) -> Option<u64> {
+    let is_valid = nanos < SECOND;
+    is_valid.then(|| seconds.checked_mul(SECOND)?.checked_add(nanos))?
 }
