@@ -80,12 +80,13 @@ mod exact_shared_limits {
         Recharge(u32),
     }
 
-    fn steps() -> impl Strategy<Value = Vec<(u64, Step)>> {
+    /// Steps of two processes, and the microseconds before each.
+    fn steps() -> impl Strategy<Value = Vec<(u64, usize, Step)>> {
         let step = prop_oneof![
             4 => (0u32..8).prop_map(Step::Acquire),
             1 => (0u32..8).prop_map(Step::Recharge),
         ];
-        proptest::collection::vec((0u64..1_500_000, step), 1..40)
+        proptest::collection::vec((0u64..1_500_000, 0usize..2, step), 1..40)
     }
 
     fn limits() -> impl Strategy<Value = Vec<RateLimit>> {
@@ -102,20 +103,21 @@ mod exact_shared_limits {
         })
     }
 
-    /// The script in Redis and the limiter in the process make the same decisions, to the nanosecond.
+    /// The script in Redis, with requests of two processes, and the limiter in one process make the same decisions, to
+    /// the nanosecond.
     #[test]
     fn decisions_equal_those_of_the_local_limiter() {
         let server = Server::start();
         let runtime = runtime();
         let _entered = runtime.enter();
-        let redis = RedisLimiter::new(config(&server).own_time());
+        let redis = [(); 2].map(|()| RedisLimiter::new(config(&server).own_time()));
         let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig {
             cases: 200,
             failure_persistence: None,
             ..Default::default()
         });
         let number = std::cell::Cell::new(0);
-        let test = |limits: Vec<RateLimit>, of_owner: usize, steps: Vec<(u64, Step)>| {
+        let test = |limits: Vec<RateLimit>, of_owner: usize, steps: Vec<(u64, usize, Step)>| {
             number.set(number.get() + 1);
             let id: KeyId = format!("{:016}", number.get()).parse().unwrap();
             // Nanoseconds since 1970 do not fit into a double.
@@ -128,28 +130,35 @@ mod exact_shared_limits {
                 SubjectLimits::new(id, of_key),
                 SubjectLimits::new(Subject::Owner(&owner), of_owner),
             ];
-            let [local, shared]: [Arc<dyn LimitHandle>; 2] = [
-                local.attach(&subjects, clock.now()).unwrap(),
-                redis.attach(&subjects, clock.now()).unwrap(),
-            ];
-            let mut last: Option<(u32, Now)> = None;
-            for (micros, step) in steps {
+            let attach = |limiter: &dyn Limiter| limiter.attach(&subjects, clock.now()).unwrap();
+            let (local, shared) = (attach(&local), redis.each_ref().map(|it| attach(it)));
+            let mut last: Option<(u32, Now, usize)> = None;
+            let mut previous = 0;
+            for (micros, process, step) in steps {
                 clock.advance(Duration::from_micros(micros));
+                let process = match (&step, last) {
+                    (Step::Recharge(_), Some((.., process))) => process,
+                    _ => process,
+                };
+                if process != previous {
+                    // A process remembers rejections for a second, also if the other one returns costs.
+                    clock.advance(Duration::from_millis(1_001));
+                }
+                previous = process;
                 let now = clock.now();
+                let handles = [&local, &shared[process]];
                 let (cost, responses) = match (step, last) {
-                    (Step::Recharge(cost), Some((charged, at))) => {
-                        let recharge =
-                            |handle: &Arc<dyn LimitHandle>| handle.recharge(charged, at, cost, now);
-                        (cost, [recharge(&local), recharge(&shared)])
+                    (Step::Recharge(cost), Some((charged, at, _))) => {
+                        (cost, handles.map(|it| it.recharge(charged, at, cost, now)))
                     }
                     (Step::Acquire(cost) | Step::Recharge(cost), _) => {
-                        (cost, [local.acquire(cost, now), shared.acquire(cost, now)])
+                        (cost, handles.map(|it| it.acquire(cost, now)))
                     }
                 };
                 let [local, shared] =
                     responses.map(|response| runtime.block_on(decision(response)));
                 prop_assert_eq!(shared, local);
-                last = local.is_allowed().then_some((cost, now));
+                last = local.is_allowed().then_some((cost, now, process));
             }
             Ok(())
         };
@@ -158,7 +167,11 @@ mod exact_shared_limits {
             test(limits, of_owner, steps)
         });
         result.unwrap();
-        assert!(redis.is_available() && redis.failures() == 0);
+        assert!(
+            redis
+                .iter()
+                .all(|it| it.is_available() && it.failures() == 0)
+        );
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -185,6 +198,22 @@ mod exact_shared_limits {
         let left: i64 = server.command(&ttl)[1..].parse().unwrap();
         // 50 of 60 a day.
         assert!((71_900..=72_062).contains(&left), "{left}");
+    }
+
+    #[tokio::test]
+    async fn returned_costs_stay_returned_for_requests_that_were_on_their_way() {
+        let server = Server::start();
+        let limiter = RedisLimiter::new(config(&server));
+        let limits = [RateLimit::per_day(100)];
+        let now = Clock::system().now();
+        let subjects = [SubjectLimits::new(key(), &limits)];
+        let handle = limiter.attach(&subjects, now).unwrap();
+        assert!(decision(handle.acquire(90, now)).await.is_allowed());
+        // Both know the usage of 90.
+        let [returned, next] = [handle.recharge(90, now, 1, now), handle.acquire(1, now)];
+        let [returned, next] = tokio::join!(decision(returned), decision(next)).into();
+        assert_eq!(returned.statuses()[0].remaining, 99);
+        assert_eq!(next.statuses()[0].remaining, 98);
     }
 
     #[tokio::test]

@@ -1,13 +1,15 @@
 -- Charges costs to limits by the generic cell rate algorithm, each to all limits of a request or to none.
 --
--- KEYS: for each operation the hashes of its subjects. Each has a field for each limit: its theoretical arrival time, and
--- a second before which the hash does not expire, as three 32-bit numbers. The field LEASES has the leased units by the
+-- KEYS: for each operation the hashes of its subjects. Each has a field for each limit, of four 32-bit numbers: its
+-- theoretical arrival time, a second before which the hash does not expire, and the number of times that costs were
+-- returned, after which the arrival time may be earlier than before. The field LEASES has the leased units by the
 -- time when they expire, as "milliseconds:units ".
 -- ARGV[1]: now; empty for the time of the server.
 -- ARGV[2]: the number of operations. For each of them the number of its limits, 1 if any hash has several of them, 1 if it
 -- corrects earlier costs, 1 if it leases units, otherwise 0. If any hash has several limits, for each hash their number
 -- and their names. For each limit, its name unless it was given before, and:
---   the latest known arrival time   the time of the cost         the time of the whole burst
+--   the latest known arrival time, and how often costs had been returned then
+--   the time of the cost           the time of the whole burst
 -- and if the operation corrects earlier costs:
 --   the time to return before       the time to consume in any case
 -- Then, if the operation leases units:
@@ -25,6 +27,8 @@ local SPARE = 60
 local LEASES = '\1'
 -- The milliseconds after which no lease expires, unless the clock was set back.
 local LONGEST = 20000
+-- Counts are modulo this number.
+local COUNTS = 4294967296
 
 local ALLOWED = { [0] = '0', '1', '2' }
 
@@ -98,7 +102,7 @@ local input, current = ARGV[2], 0
 local operations, position = read('<I2', input)
 -- Of each limit. Used by all operations, since tables are expensive to create.
 local keys, names, stored_s, stored_n, kept = {}, {}, {}, {}, {}
-local before_s, before_n, after_s, after_n, most_s, most_n = {}, {}, {}, {}, {}, {}
+local before_s, before_n, after_s, after_n, most_s, most_n, returns = {}, {}, {}, {}, {}, {}, {}
 local values, fields = {}, {}
 -- The result.
 local decisions, times, all_granted, size = {}, {}, {}, 0
@@ -132,32 +136,40 @@ for operation = 1, operations do
     end
     local allowed = 1
     for limit = 1, limits do
-        local name, seen_s, seen_n, cost_s, cost_n, burst_s, burst_n, owed_s, owed_n, stored
+        local name, seen_s, seen_n, seen_returns, cost_s, cost_n, burst_s, burst_n, owed_s, owed_n, stored
         if has_several == 1 then
-            seen_s, seen_n, cost_s, cost_n, burst_s, burst_n, position = read('<I4I4I4I4I4I4', input, position)
+            seen_s, seen_n, seen_returns, cost_s, cost_n, burst_s, burst_n, position =
+                read('<I4I4I4I4I4I4I4', input, position)
             stored = values[limit]
         else
-            name, seen_s, seen_n, cost_s, cost_n, burst_s, burst_n, position =
-                read('<Bc0I4I4I4I4I4I4', input, position)
+            name, seen_s, seen_n, seen_returns, cost_s, cost_n, burst_s, burst_n, position =
+                read('<Bc0I4I4I4I4I4I4I4', input, position)
             current = current + 1
             keys[limit], names[limit] = KEYS[current], name
             stored = redis.pcall('HGET', KEYS[current], name)
         end
-        local s, n, kept_until = 0, 0, 0
-        if type(stored) == 'string' and #stored == 12 then
-            s, n, kept_until = read('<I4I4I4', stored)
+        local s, n, kept_until, returned = 0, 0, 0, seen_returns
+        if type(stored) == 'string' and #stored == 16 then
+            s, n, kept_until, returned = read('<I4I4I4I4', stored)
         elseif stored then
             allowed = 2
         end
         stored_s[limit], stored_n[limit], kept[limit] = s, n, kept_until
-        -- Inlined: calls of `less` and `add` would take most of the time.
-        if s < seen_s or (s == seen_s and n < seen_n) then
-            s, n = seen_s, seen_n
+        -- If data was lost, the time that was seen is the later one. Not if costs were returned since.
+        if returned == seen_returns or (returned - seen_returns) % COUNTS >= COUNTS / 2 then
+            returned = seen_returns
+            -- Inlined, here and below: calls of `less` and `add` would take most of the time.
+            if s < seen_s or (s == seen_s and n < seen_n) then
+                s, n = seen_s, seen_n
+            end
         end
         if is_correction == 1 then
             local back_s, back_n
             back_s, back_n, owed_s, owed_n, position = read('<I4I4I4I4', input, position)
             s, n = subtract(s, n, back_s, back_n)
+            if back_s > 0 or back_n > 0 then
+                returned = (returned + 1) % COUNTS
+            end
         end
         if s < now_s or (s == now_s and n < now_n) then
             s, n = now_s, now_n
@@ -172,7 +184,7 @@ for operation = 1, operations do
         if burst_s < s or (burst_s == s and burst_n < n) then
             s, n = burst_s, burst_n
         end
-        before_s[limit], before_n[limit] = s, n
+        before_s[limit], before_n[limit], returns[limit] = s, n, returned
         s, n = s + cost_s, n + cost_n
         if n >= 1000000000 then
             s, n = s + 1, n - 1000000000
@@ -247,7 +259,7 @@ for operation = 1, operations do
         if is_longer then
             kept_until = math.max(s + 1, leased_until) + SPARE
         end
-        local field = pack('<I4I4I4', s, n, kept_until)
+        local field = pack('<I4I4I4I4', s, n, kept_until, returns[limit])
         size = size + 1
         times[size] = field
         if is_longer then

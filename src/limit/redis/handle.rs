@@ -10,7 +10,7 @@ use smallvec::{SmallVec, smallvec};
 use super::client::Shared;
 use super::config::RedisFallback;
 use super::lease::{Lease, Refill};
-use super::script::{Charge, LeaseRequest, Operation, Outcome};
+use super::script::{Arrival, Charge, LeaseRequest, Operation, Outcome};
 use crate::clock::{Clock, Now};
 use crate::limit::local::{LocalHandle, decision_of};
 use crate::limit::rate::Rate;
@@ -209,12 +209,12 @@ impl RedisLimits {
         Ok(decision)
     }
 
-    /// The latest known arrival times, in nanoseconds since 1970.
-    fn seen(&self) -> SmallVec<[u64; 1]> {
+    /// The latest known arrival times.
+    fn seen(&self) -> SmallVec<[Arrival; 1]> {
         let latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
         match &*latest {
             Some(latest) => latest.arrivals.clone(),
-            None => smallvec![0; self.limits.len()],
+            None => smallvec![Arrival::default(); self.limits.len()],
         }
     }
 
@@ -243,7 +243,7 @@ impl RedisLimits {
         // Allowed costs are already in the arrival times.
         let cost = if outcome.is_allowed { 0 } else { cost };
         let usages = outcome.arrivals.iter();
-        let usages = usages.map(|arrival| arrival.saturating_sub(outcome.now));
+        let usages = usages.map(|arrival| arrival.time.saturating_sub(outcome.now));
         let decision = self.decision(usages.clone(), cost);
         let mut latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
         let order = |outcome: &Outcome| (outcome.now, outcome.arrivals.clone());
@@ -318,7 +318,7 @@ impl RedisLimits {
                 if !self.shared.is_open() || self.outage.load(Ordering::Acquire) != outage {
                     let time = nanos(now.timestamp());
                     let usages = self.seen().into_iter();
-                    let usages = usages.map(|seen| seen.saturating_sub(time));
+                    let usages = usages.map(|seen| seen.time.saturating_sub(time));
                     self.local.raise(usages, now);
                     self.outage.store(outage, Ordering::Release);
                 }

@@ -67,8 +67,17 @@ pub(super) struct Charge {
     pub(super) back: u64,
     /// The time to consume in any case.
     pub(super) owed: u64,
-    /// The latest known arrival time since 1970.
-    pub(super) seen: u64,
+    /// The latest known arrival time.
+    pub(super) seen: Arrival,
+}
+
+/// The theoretical arrival time of a limit.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Arrival {
+    /// The number of times that costs were returned, after which the time may be earlier, modulo 2³².
+    pub(super) returns: u32,
+    /// The time since 1970, in nanoseconds.
+    pub(super) time: u64,
 }
 
 /// The outcome of an operation.
@@ -77,8 +86,8 @@ pub(super) struct Outcome {
     pub(super) is_allowed: bool,
     /// The time of the decision since 1970, in nanoseconds.
     pub(super) now: u64,
-    /// The arrival time of each limit since 1970, in nanoseconds.
-    pub(super) arrivals: SmallVec<[u64; 1]>,
+    /// The arrival time of each limit.
+    pub(super) arrivals: SmallVec<[Arrival; 1]>,
     /// The number of units that were leased.
     pub(super) granted: u32,
 }
@@ -134,9 +143,10 @@ impl Charge {
     }
 
     fn push_times(&self, input: &mut Vec<u8>, is_correction: bool) {
-        for time in [self.seen, self.cost, self.burst] {
-            push_time(input, time);
-        }
+        push_time(input, self.seen.time);
+        input.extend_from_slice(&self.seen.returns.to_le_bytes());
+        push_time(input, self.cost);
+        push_time(input, self.burst);
         if is_correction {
             push_time(input, self.back);
             push_time(input, self.owed);
@@ -198,7 +208,7 @@ fn parse(value: &Value, operations: &[&Operation]) -> Option<Vec<Option<Outcome>
     let (Value::BulkString(decisions), Value::BulkString(times)) = (decisions, times) else {
         return None;
     };
-    let (mut decisions, (mut times, [])) = (decisions.iter(), times.as_chunks::<12>()) else {
+    let (mut decisions, (mut times, [])) = (decisions.iter(), times.as_chunks::<16>()) else {
         return None;
     };
     let mut granted = granted.iter();
@@ -238,13 +248,15 @@ fn number(value: &Value) -> Option<u64> {
     }
 }
 
-/// The arrival time in a field, in nanoseconds. The field also has a second before which its hash does not expire.
-fn arrival(field: &[u8; 12]) -> Option<u64> {
-    let [seconds, nanos, _] = field.as_chunks::<4>().0 else {
+/// The arrival time in a field. The field also has a second before which its hash does not expire.
+fn arrival(field: &[u8; 16]) -> Option<Arrival> {
+    let [seconds, nanos, _, returns] = field.as_chunks::<4>().0 else {
         return None;
     };
-    let [seconds, nanos] = [seconds, nanos].map(|number| u32::from_le_bytes(*number));
-    time(seconds.into(), nanos.into())
+    let [seconds, nanos, returns] =
+        [seconds, nanos, returns].map(|number| u32::from_le_bytes(*number));
+    let time = time(seconds.into(), nanos.into())?;
+    Some(Arrival { returns, time })
 }
 
 /// A time in nanoseconds.

@@ -7,7 +7,11 @@ use super::*;
 
 /// A result of the script.
 fn value(now: [i64; 2], decisions: &[u8], times: &[[u32; 2]], granted: &[i64]) -> Value {
-    let field = |time: &[u32; 2]| [time[0], time[1], 7].map(u32::to_le_bytes).concat();
+    let field = |time: &[u32; 2]| {
+        [time[0], time[1], 7, !time[0]]
+            .map(u32::to_le_bytes)
+            .concat()
+    };
     let times: Vec<u8> = times.iter().flat_map(field).collect();
     let texts = [decisions.to_vec(), times].map(Value::BulkString);
     let numbers = |numbers: &[i64]| numbers.iter().copied().map(Value::Int).collect::<Vec<_>>();
@@ -23,7 +27,7 @@ fn operation(limits: usize) -> Operation {
         burst: 1,
         back: 0,
         owed: 0,
-        seen: 0,
+        seen: Arrival::default(),
     };
     Operation {
         charges: std::iter::repeat_n(charge, limits).collect(),
@@ -51,11 +55,15 @@ fn results_are_decoded() {
     let result = value([9, 5], b"1012", &times, &[20]);
     let operations = [operation(1), operation(2), leasing(1, 20), operation(1)];
     let outcomes = decode(&result, &operations.each_ref()).unwrap();
+    let arrival = |&time: &u64| Arrival {
+        returns: !((time / SECOND) as u32),
+        time,
+    };
     let expected = |is_allowed, arrivals: &[u64], granted| {
         Some(Outcome {
             is_allowed,
             now: 9_000_000_005,
-            arrivals: arrivals.into(),
+            arrivals: arrivals.iter().map(arrival).collect(),
             granted,
         })
     };
@@ -96,9 +104,9 @@ fn unexpected_results_are_errors() {
         with(2, text(b"3")),
         with(2, text(b"11")),
         with(3, Value::Nil),
-        with(3, text(&[0; 11])),
-        with(3, text(&[0; 13])),
-        with(3, text(&[0; 24])),
+        with(3, text(&[0; 15])),
+        with(3, text(&[0; 17])),
+        with(3, text(&[0; 32])),
         value([9, 5], b"1", &[[10, 6]], &[7]),
         value([9, 5], b"1", &[[10, 1_000_000_000]], &[]),
         value([-9, 5], b"1", &[[10, 6]], &[]),
@@ -173,11 +181,11 @@ proptest! {
             let (mut times, mut granted) = (times.iter(), granted.iter());
             prop_assert_eq!(outcomes.len(), decisions.len());
             for ((outcome, operation), decision) in outcomes.iter().zip(operations).zip(decisions) {
-                let arrivals: SmallVec<[u64; 1]> = operation
-                    .charges
-                    .iter()
-                    .map(|_| nanos(times.next().unwrap().map(u64::from)))
-                    .collect();
+                let arrivals = operation.charges.iter().map(|_| {
+                    let time = *times.next().unwrap();
+                    Arrival { returns: !time[0], time: nanos(time.map(u64::from)) }
+                });
+                let arrivals = arrivals.collect();
                 let granted = operation.lease.as_ref().map_or(0, |_| *granted.next().unwrap());
                 let expected = (decision != b'2').then(|| Outcome {
                     is_allowed: decision == b'1',
@@ -197,7 +205,7 @@ proptest! {
         limits in 1..3_usize,
     ) {
         let response = redis::parse_redis_value(bytes.as_bytes());
-        // The arrival time of a limit has twelve bytes.
+        // The arrival time of a limit has sixteen bytes.
         if let Ok(response) = response {
             prop_assert!(decode(&response, &[&operation(limits)]).is_err());
         }
