@@ -76,7 +76,7 @@ mod exact_shared_limits {
     #[derive(Debug, Clone)]
     enum Step {
         Acquire(u32),
-        /// Another cost for the last admitted request.
+        /// Another cost for the last request of the process, if it was admitted.
         Recharge(u32),
     }
 
@@ -132,14 +132,10 @@ mod exact_shared_limits {
             ];
             let attach = |limiter: &dyn Limiter| limiter.attach(&subjects, clock.now()).unwrap();
             let (local, shared) = (attach(&local), redis.each_ref().map(|it| attach(it)));
-            let mut last: Option<(u32, Now, usize)> = None;
+            let mut last: [Option<(u32, Now)>; 2] = [None; 2];
             let mut previous = 0;
             for (micros, process, step) in steps {
                 clock.advance(Duration::from_micros(micros));
-                let process = match (&step, last) {
-                    (Step::Recharge(_), Some((.., process))) => process,
-                    _ => process,
-                };
                 if process != previous {
                     // A process remembers rejections for a second, also if the other one returns costs.
                     clock.advance(Duration::from_millis(1_001));
@@ -147,8 +143,8 @@ mod exact_shared_limits {
                 previous = process;
                 let now = clock.now();
                 let handles = [&local, &shared[process]];
-                let (cost, responses) = match (step, last) {
-                    (Step::Recharge(cost), Some((charged, at, _))) => {
+                let (cost, responses) = match (step, last[process]) {
+                    (Step::Recharge(cost), Some((charged, at))) => {
                         (cost, handles.map(|it| it.recharge(charged, at, cost, now)))
                     }
                     (Step::Acquire(cost) | Step::Recharge(cost), _) => {
@@ -158,7 +154,7 @@ mod exact_shared_limits {
                 let [local, shared] =
                     responses.map(|response| runtime.block_on(decision(response)));
                 prop_assert_eq!(shared, local);
-                last = local.is_allowed().then_some((cost, now, process));
+                last[process] = local.is_allowed().then_some((cost, now));
             }
             Ok(())
         };
