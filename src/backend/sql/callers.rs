@@ -61,7 +61,7 @@ impl Callers {
         };
         let rest = self.numbers.get(start..)?;
         // Numbers have few gaps.
-        let distance = number.checked_sub(*rest.first()?)?;
+        let distance = i64::from(number) - i64::from(*rest.first()?);
         let distance = usize::try_from(distance).ok()?;
         if rest.get(distance) == Some(&number) {
             return Some(start + distance);
