@@ -186,6 +186,12 @@ impl<L: Limiter + ?Sized> Suite<'_, L> {
         let left = remaining(&first.recharge(1, charged_at, 0).await);
         let rule = "a lower cost is returned to all subjects";
         equal(&left, &vec![2, 1], rule);
+        let without_owner = self.attach_all(&[
+            SubjectLimits::new(ids[0], &of_keys),
+            SubjectLimits::new(owner, &[]),
+        ]);
+        let rule = "a key has the same usage with an owner without limits";
+        equal(&remaining(&without_owner.peek().await), &vec![2], rule);
         let alone = self.attach_all(&[SubjectLimits::new(owner, &of_owner)]);
         let rule = "handles share the usage of an owner";
         equal(&remaining(&alone.acquire(1).await), &vec![0], rule);

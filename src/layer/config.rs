@@ -159,7 +159,7 @@ pub(crate) fn next_id() -> u64 {
 
 impl Config {
     /// The limits that apply to a key: its own, or else those of its plan, or else the default ones; and those of its
-    /// owner.
+    /// owner, also if there are none, since limiters may store the usage of a key with its owner.
     pub(super) fn limits_of<'a>(
         &'a self,
         key: &'a Key,
@@ -169,13 +169,12 @@ impl Config {
         let limits = [&key.limits, plan];
         let mut limits = limits.into_iter().filter(|limits| !limits.is_empty());
         let of_key = limits.next().unwrap_or(&self.default_limits);
-        let of_owner =
-            key.owner.as_deref().zip(policy).map(|(owner, policy)| {
-                SubjectLimits::new(Subject::Owner(owner), &policy.owner_limits)
-            });
+        let of_owner = key.owner.as_deref().map(|owner| {
+            let limits = policy.map_or(&[][..], |policy| &policy.owner_limits);
+            SubjectLimits::new(Subject::Owner(owner), limits)
+        });
         let of_key = SubjectLimits::new(key.lineage, of_key);
-        let limits = std::iter::once(of_key).chain(of_owner);
-        limits.filter(|one| !one.limits.is_empty())
+        std::iter::once(of_key).chain(of_owner)
     }
 
     /// Identifies these limits among those attached to a cached key.

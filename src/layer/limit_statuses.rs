@@ -58,22 +58,17 @@ impl ApiKeyLayer {
         &self,
         subjects: &[SubjectLimits<'_>],
     ) -> Result<Vec<(RateLimit, LimitStatus)>, LimitError> {
-        let subjects: Vec<_> = subjects
-            .iter()
-            .copied()
-            .filter(|one| !one.limits.is_empty())
-            .collect();
-        if subjects.is_empty() {
+        if subjects.iter().all(|one| one.limits.is_empty()) {
             return Ok(Vec::new());
         }
         let now = self.config.clock.now();
-        let handle = self.config.limiter.attach(&subjects, now)?;
+        let handle = self.config.limiter.attach(subjects, now)?;
         let decision = match handle.peek(now) {
             LimitResponse::Ready(decision) => decision,
             LimitResponse::Pending(decision) => self.config.with_timeout(decision).await?,
         };
         let statuses = decision.statuses().iter().copied();
-        let limits = SubjectLimits::reported(&subjects);
+        let limits = SubjectLimits::reported(subjects);
         Ok(limits.into_iter().zip(statuses).collect())
     }
 

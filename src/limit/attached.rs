@@ -48,7 +48,7 @@ impl AttachedLimits {
         subjects: &[SubjectLimits<'_>],
         now: Now,
     ) -> Result<Self, LimitError> {
-        let (handle, headers) = if subjects.is_empty() {
+        let (handle, headers) = if subjects.iter().all(|one| one.limits.is_empty()) {
             (None, None)
         } else {
             let handle = limiter.attach(subjects, now)?;

@@ -22,7 +22,8 @@ use crate::clock::Now;
 /// [`LimitHandle`] on every request. A key is identified by its [lineage](crate::key::Key::lineage), so that rotation
 /// neither resets nor doubles its usage.
 pub trait Limiter: Send + Sync + 'static {
-    /// Attaches the limits of one or more different subjects, which are then decided together.
+    /// Attaches the limits of one or more different subjects, which are then decided together. Subjects may have no
+    /// limits: those of a key are always attached with its owner, if it has one.
     ///
     /// Usage belongs to a subject and is kept by limit name: handles with limits of the same subject and name share it,
     /// counted in requests if their rates differ. The limits belong to the handle: attaching does not affect other

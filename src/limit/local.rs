@@ -103,6 +103,7 @@ impl LocalLimiter {
         SubjectLimits::validate_all(subjects)?;
         let accounts = subjects
             .iter()
+            .filter(|one| !one.limits.is_empty())
             .map(|one| self.attach_one(one.subject, one.limits, now));
         Ok(LocalHandle::of(accounts.collect::<Result<_, _>>()?))
     }

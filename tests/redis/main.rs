@@ -344,6 +344,40 @@ mod clusters {
         assert!(limiters.iter().all(|limiter| limiter.failures() == 0));
     }
 
+    /// In a cluster, the usage of a key is stored with its owner, also before the owner has limits.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn keys_keep_their_usage_when_their_owner_gets_limits() {
+        use keytally::ApiKeyLayer;
+        use keytally::backend::MemoryBackend;
+        use keytally::key::{Actor, Issuer, NewKey, OwnerAdmin, OwnerUpdate};
+
+        let servers = Server::start_cluster();
+        let backend = MemoryBackend::new();
+        let new = NewKey::new("First").owner("customer-17");
+        let issuer = Issuer::new("acme").unwrap();
+        let issued = issuer.issue(&backend, new, Actor::SYSTEM).await.unwrap();
+        let layer = ApiKeyLayer::new(backend.clone())
+            .limiter(RedisLimiter::new(config(&servers)))
+            .limiter_timeout(Duration::from_secs(20))
+            .default_limits([RateLimit::per_day(10)]);
+        let service = tower::service_fn(async |_: http::Request<String>| {
+            Ok::<_, std::convert::Infallible>(http::Response::new(String::new()))
+        });
+        let service = tower::Layer::layer(&layer, service);
+        for _ in 0..4 {
+            let request = http::Request::get("/").header("x-api-key", issued.secret.expose());
+            let request = request.body(String::new()).unwrap();
+            let response = tower::ServiceExt::oneshot(service.clone(), request).await;
+            assert_eq!(response.unwrap().status(), 200);
+        }
+        let update = OwnerUpdate::new().limits([RateLimit::per_day(100)]);
+        let updated = backend.update_owner("customer-17", update, Actor::SYSTEM);
+        updated.await.unwrap();
+        let statuses = layer.limit_statuses(&issued.key).await.unwrap();
+        let remaining = statuses.iter().map(|(_, status)| status.remaining);
+        assert_eq!(remaining.collect::<Vec<_>>(), [6, 100]);
+    }
+
     /// A slot moves to another server and back while its limits are charged: each cost is charged once.
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn resharding_charges_each_cost_once() {

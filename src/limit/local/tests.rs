@@ -370,11 +370,11 @@ fn sweeps_are_amortized() {
 #[cfg_attr(miri, ignore = "too slow under Miri")]
 fn subjects_are_distributed_over_all_shards() {
     let clock = clock();
-    let limiter = LocalLimiter::new();
+    let (limiter, limits) = (LocalLimiter::new(), [RateLimit::per_day(1)]);
     let attach = |n: u128| {
         let owner = n.to_string();
         let subjects = [id(n).into(), Subject::Owner(&owner)];
-        let subjects = subjects.map(|subject| SubjectLimits::new(subject, &[]));
+        let subjects = subjects.map(|subject| SubjectLimits::new(subject, &limits));
         limiter.attach(&subjects, clock.now()).unwrap()
     };
     // In use, so that none is removed.
