@@ -15,7 +15,11 @@ use crate::given;
 const TASKS: usize = 8;
 
 pub(crate) async fn run() {
-    let mut config = RedisConfig::new(&given("KEYTALLY_TEST_URL")).unwrap();
+    let urls = given("KEYTALLY_TEST_URLS");
+    let mut config = match urls.contains(',') {
+        true => RedisConfig::cluster(urls.split(',')).unwrap(),
+        false => RedisConfig::new(&urls).unwrap(),
+    };
     if given("KEYTALLY_TEST_LEASES") == "true" {
         config = config.leases(LeaseConfig::new());
     }

@@ -7,6 +7,7 @@ use keytally::limit::RateLimit;
 
 use crate::children::{Process, some};
 use crate::server::Server;
+use crate::wall_clock::WallClock;
 
 const PROCESSES: usize = 4;
 const KEYS: usize = 3;
@@ -41,10 +42,22 @@ struct Limits {
     leases: bool,
 }
 
-fn start(server: &Server, limits: &Limits) -> Process {
+/// What fails, besides connections and processes.
+enum Faults {
+    Nothing,
+    /// Redis loses data.
+    Data,
+    /// The clock of the server is stepped.
+    Clock(WallClock),
+    /// The limits move between the servers of a cluster.
+    Resharding,
+}
+
+fn start(servers: &[Server], limits: &Limits) -> Process {
+    let urls: Vec<_> = servers.iter().map(Server::url).collect();
     let json = |limit: &RateLimit| serde_json::to_string(&[limit]).unwrap();
     let variables = [
-        ("KEYTALLY_TEST_URL", server.url()),
+        ("KEYTALLY_TEST_URLS", urls.join(",")),
         ("KEYTALLY_TEST_KEY", json(&limits.of_key)),
         ("KEYTALLY_TEST_OWNER", json(&limits.of_owner)),
         ("KEYTALLY_TEST_LEASES", limits.leases.to_string()),
@@ -55,7 +68,7 @@ fn start(server: &Server, limits: &Limits) -> Process {
 }
 
 /// Checks each interval from a request to an admission: what was requested and admitted in it was also decided in it.
-/// After each loss of data, a limit may admit its burst once more. `leased` is the cost that may have been leased before.
+/// After each loss of data or step of the clock, a limit may admit its burst once more. `leased` is the cost that may have been leased before.
 fn check(limit: &RateLimit, leased: u32, admitted: &mut [&Admitted], losses: &[u128]) {
     admitted.sort_by_key(|one| one.requested);
     let per_request = limit.period().as_nanos() / u128::from(limit.requests());
@@ -102,47 +115,66 @@ fn leased() -> Limits {
     }
 }
 
-fn run(limits: &Limits, time: Duration, loses_data: bool) {
-    let mut server = Server::start();
-    let mut processes: Vec<_> = (0..PROCESSES).map(|_| start(&server, limits)).collect();
-    let (mut lines, mut losses) = (Vec::new(), Vec::new());
-    let end = Instant::now() + time;
+fn run(limits: &Limits, faults: &Faults) {
+    let mut servers: Vec<_> = match faults {
+        Faults::Resharding => Server::start_cluster().into(),
+        Faults::Clock(clock) => vec![Server::start_with(&clock.environment())],
+        Faults::Nothing | Faults::Data => vec![Server::start()],
+    };
+    let mut processes: Vec<_> = (0..PROCESSES).map(|_| start(&servers, limits)).collect();
+    let (mut lines, mut losses, mut moves) = (Vec::new(), Vec::new(), 0);
+    let kinds = if matches!(faults, Faults::Nothing) {
+        5
+    } else {
+        8
+    };
+    let end = Instant::now() + time();
     while Instant::now() < end {
         std::thread::sleep(some(Duration::from_millis(400)));
-        match fastrand::u8(..if loses_data { 8 } else { 5 }) {
-            0 => {
-                server.command("SCRIPT FLUSH");
+        let server = fastrand::usize(..servers.len());
+        match (fastrand::u8(..kinds), faults) {
+            (0, _) => {
+                servers[server].command("SCRIPT FLUSH");
             }
-            1 => {
-                server.command(&format!("CLIENT PAUSE {}", fastrand::u8(..)));
+            (1, _) => {
+                servers[server].command(&format!("CLIENT PAUSE {}", fastrand::u8(..)));
             }
-            2 => {
-                server.signal("STOP");
+            (2, _) => {
+                servers[server].signal("STOP");
                 std::thread::sleep(some(Duration::from_millis(300)));
-                server.signal("CONT");
+                servers[server].signal("CONT");
             }
-            3 => {
+            (3, _) => {
                 let killed = processes.swap_remove(fastrand::usize(..PROCESSES));
                 lines.extend(killed.kill());
-                processes.push(start(&server, limits));
+                processes.push(start(&servers, limits));
             }
-            4 => {
+            (4, _) => {
                 let stopped = &processes[fastrand::usize(..PROCESSES)];
                 stopped.pause(some(Duration::from_millis(1_500)));
             }
-            // From here on, data is lost.
-            5 => {
-                server.command("FLUSHALL");
+            (_, Faults::Clock(clock)) => {
+                losses.push(now());
+                step(clock, &servers[server]);
+            }
+            (_, Faults::Resharding) => {
+                let slot = slot(&servers[0]);
+                let pause = || std::thread::sleep(some(Duration::from_millis(50)));
+                Server::move_slot(&servers, slot, pause);
+                moves += 1;
+            }
+            (5, _) => {
+                servers[server].command("FLUSHALL");
                 losses.push(now());
             }
-            6 => {
+            (6, _) => {
                 losses.push(now());
-                evict(&server);
+                evict(&servers[server]);
             }
             _ => {
-                server.kill();
+                servers[server].kill();
                 losses.push(now());
-                server.restart();
+                servers[server].restart();
             }
         }
     }
@@ -166,9 +198,31 @@ fn run(limits: &Limits, time: Duration, loses_data: bool) {
         "only {total} were admitted"
     );
     println!(
-        "figure: {total} admitted by {PROCESSES} processes, {} losses of data",
+        "figure: {total} admitted by {PROCESSES} processes, {} losses of data or steps of the clock, {moves} moves",
         losses.len()
     );
+}
+
+/// Steps the clock of a server, and waits until it has read the new time.
+fn step(clock: &WallClock, server: &Server) {
+    let offset = fastrand::choice([-3_600, -5, 0, 5, 3_600]).unwrap();
+    clock.set(offset);
+    let end = Instant::now() + Duration::from_secs(30);
+    let ahead = || {
+        let response = server.response("TIME");
+        let seconds: i64 = response.lines().nth(2).unwrap().parse().unwrap();
+        seconds - (now() / 1_000_000_000) as i64
+    };
+    while (ahead() - offset).abs() > 1 {
+        assert!(Instant::now() < end, "the clock is not stepped");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// The slot of the owner and its keys.
+fn slot(server: &Server) -> u16 {
+    let slot = server.command("CLUSTER KEYSLOT {owner:customer-17}");
+    slot[1..].parse().unwrap()
 }
 
 /// Makes the server evict all keys, and reject calls for a while.
@@ -195,20 +249,39 @@ fn time() -> Duration {
 
 #[test]
 fn limits_hold_over_processes_through_failures() {
-    run(&exact(), time(), false);
+    run(&exact(), &Faults::Nothing);
 }
 
 #[test]
 fn lost_data_admits_one_more_burst_at_most() {
-    run(&exact(), time(), true);
+    run(&exact(), &Faults::Data);
+}
+
+#[test]
+fn limits_hold_while_they_move_in_a_cluster() {
+    run(&exact(), &Faults::Resharding);
+}
+
+#[test]
+#[ignore = "needs libfaketime and Valkey: see scripts/test"]
+fn steps_of_the_clock_admit_one_more_burst_at_most() {
+    let name = format!("keytally-clock-{}", std::process::id());
+    let file = std::env::temp_dir().join(name);
+    run(&exact(), &Faults::Clock(WallClock::new(&file)));
+    std::fs::remove_file(file).unwrap();
 }
 
 #[test]
 fn leases_exceed_limits_by_their_units_at_most() {
-    run(&leased(), time(), false);
+    run(&leased(), &Faults::Nothing);
 }
 
 #[test]
 fn lost_data_admits_one_more_burst_and_its_leases_at_most() {
-    run(&leased(), time(), true);
+    run(&leased(), &Faults::Data);
+}
+
+#[test]
+fn leases_hold_while_they_move_in_a_cluster() {
+    run(&leased(), &Faults::Resharding);
 }

@@ -7,6 +7,8 @@ mod children;
 mod ledger;
 mod proxy;
 mod server;
+#[path = "../support/wall_clock.rs"]
+mod wall_clock;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 pub(crate) struct Server {
     port: u16,
     arguments: Vec<String>,
+    environment: Vec<(String, String)>,
     process: Option<Child>,
     is_sentinel: bool,
 }
@@ -22,7 +23,17 @@ fn free_port() -> u16 {
 
 impl Server {
     pub(crate) fn start() -> Self {
-        Self::with(free_port(), ["--save", "", "--appendonly", "no"])
+        Self::start_with(&[])
+    }
+
+    /// A server with these environment variables.
+    pub(crate) fn start_with(environment: &[(&str, &str)]) -> Self {
+        let mut server = Self::new(free_port(), ["--save", "", "--appendonly", "no"]);
+        let owned = environment.iter();
+        let owned = owned.map(|(name, value)| ((*name).into(), (*value).into()));
+        server.environment = owned.collect();
+        server.restart();
+        server
     }
 
     /// A replica of this server.
@@ -145,14 +156,19 @@ impl Server {
     }
 
     fn with<const N: usize>(port: u16, arguments: [&str; N]) -> Self {
-        let mut server = Self {
-            port,
-            arguments: arguments.map(str::to_owned).into(),
-            process: None,
-            is_sentinel: arguments.contains(&"--sentinel"),
-        };
+        let mut server = Self::new(port, arguments);
         server.restart();
         server
+    }
+
+    fn new<const N: usize>(port: u16, arguments: [&str; N]) -> Self {
+        Self {
+            port,
+            arguments: arguments.map(str::to_owned).into(),
+            environment: Vec::new(),
+            process: None,
+            is_sentinel: arguments.contains(&"--sentinel"),
+        }
     }
 
     /// Starts the server again, empty, after it was killed.
@@ -160,6 +176,7 @@ impl Server {
         let program = std::env::var("KEYTALLY_REDIS").unwrap_or_else(|_| "redis-server".into());
         let process = Command::new(&program)
             .args(&self.arguments)
+            .envs(self.environment.iter().cloned())
             .args(["--port", &self.port.to_string(), "--bind", "127.0.0.1"])
             .stdout(Stdio::null())
             .spawn()

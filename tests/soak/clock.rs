@@ -1,18 +1,17 @@
-//! The stepped wall clock of the process under test: libfaketime reads its offset from a file. The monotonic clock is
-//! not affected, nor are the database and this process.
+//! The stepped wall clock of the process under test. The database and this process are not affected.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use jiff::{SignedDuration, Timestamp};
 
+use crate::wall_clock::WallClock;
 use crate::wire::Control;
 
 pub(crate) struct SteppedClock {
-    file: PathBuf,
-    library: PathBuf,
+    clock: WallClock,
     /// The offset in seconds and the number of steps so far; `None` during a step.
     settled: Mutex<Option<(i64, u64)>>,
     pub(crate) steps: AtomicU64,
@@ -23,32 +22,16 @@ const OFFSETS: [i64; 4] = [3_600, 0, -3_600, 0];
 
 impl SteppedClock {
     pub(crate) fn new(folder: &Path) -> Self {
-        let clock = Self {
-            file: folder.join("offset"),
-            library: library(),
+        Self {
+            clock: WallClock::new(&folder.join("offset")),
             settled: Mutex::new(Some((0, 0))),
             steps: AtomicU64::new(0),
-        };
-        clock.set(0);
-        clock
+        }
     }
 
     /// The environment variables of a process that uses this clock.
     pub(crate) fn environment(&self) -> [(&str, &str); 5] {
-        [
-            ("LD_PRELOAD", self.library.to_str().unwrap()),
-            ("FAKETIME_TIMESTAMP_FILE", self.file.to_str().unwrap()),
-            // The file is read again every second.
-            ("FAKETIME_CACHE_DURATION", "1"),
-            ("FAKETIME_DONT_FAKE_MONOTONIC", "1"),
-            ("NO_FAKE_STAT", "1"),
-        ]
-    }
-
-    fn set(&self, offset: i64) {
-        let new = self.file.with_extension("new");
-        std::fs::write(&new, format!("{offset:+}\n")).unwrap();
-        std::fs::rename(new, &self.file).unwrap();
+        self.clock.environment()
     }
 
     /// The offset in seconds and a number that changes with every step; `None` during a step.
@@ -73,7 +56,7 @@ impl SteppedClock {
 
     pub(crate) async fn go_to(&self, offset: i64, control: &Control) {
         *self.settled.lock().unwrap() = None;
-        self.set(offset);
+        self.clock.set(offset);
         let start = Instant::now();
         loop {
             let ahead = control.status().await.wall.duration_since(Timestamp::now());
@@ -89,15 +72,4 @@ impl SteppedClock {
         let step = self.steps.fetch_add(1, Ordering::Relaxed) + 1;
         *self.settled.lock().unwrap() = Some((offset, step));
     }
-}
-
-/// The path of the library on Debian.
-fn library() -> PathBuf {
-    let folders = std::fs::read_dir("/usr/lib")
-        .into_iter()
-        .flatten()
-        .flatten();
-    let mut paths = folders.map(|folder| folder.path().join("faketime/libfaketimeMT.so.1"));
-    let library = paths.find(|file| file.exists());
-    library.expect("libfaketime is missing: install Debian's package `faketime`")
 }

@@ -24,6 +24,8 @@ mod keys;
 mod postgres;
 mod status;
 mod truth;
+#[path = "../support/wall_clock.rs"]
+mod wall_clock;
 mod wire;
 
 use children::Process;
