@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use smallvec::SmallVec;
+use tokio::task::JoinSet;
 
 use self::client::Shared;
 pub use self::config::{RedisConfig, RedisFallback};
@@ -194,6 +195,9 @@ impl RedisLimiter {
     }
 }
 
+/// The maximum number of concurrent reports, as many as a call takes.
+const MAX_REPORTS: usize = 64;
+
 /// Charges what was admitted without Redis, each time that it is available again.
 async fn report(shared: Weak<Shared>, attached: Arc<Mutex<Vec<Weak<RedisLimits>>>>) {
     loop {
@@ -211,11 +215,15 @@ async fn report(shared: Weak<Shared>, attached: Arc<Mutex<Vec<Weak<RedisLimits>>
             let attached = attached.lock().unwrap_or_else(PoisonError::into_inner);
             attached.iter().filter_map(Weak::upgrade).collect()
         };
-        for limits in all {
-            if !limits.report().await {
+        let mut reports = JoinSet::new();
+        for limits in all.into_iter().filter(|it| it.is_owing()) {
+            reports.spawn(limits.report());
+            if reports.len() == MAX_REPORTS && !matches!(reports.join_next().await, Some(Ok(true)))
+            {
                 // Redis is unavailable again.
                 break;
             }
         }
+        while reports.join_next().await.is_some() {}
     }
 }

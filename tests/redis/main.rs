@@ -806,6 +806,31 @@ mod outages {
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn costs_of_many_keys_are_charged_after_an_outage() {
+        let mut server = Server::start();
+        let limits = [RateLimit::per_hour(10)];
+        let limiter = RedisLimiter::new(config(&server).fallback(RedisFallback::Admit));
+        let attach = |limiter: &RedisLimiter, number: u32| {
+            let id: KeyId = format!("{number:016}").parse().unwrap();
+            let subjects = [SubjectLimits::new(id, &limits)];
+            limiter.attach(&subjects, Clock::system().now()).unwrap()
+        };
+        let handles: Vec<_> = (0..300).map(|number| attach(&limiter, number)).collect();
+        server.kill();
+        until(|| !limiter.is_available()).await;
+        for handle in &handles {
+            assert_eq!(admitted(handle, 3).await, 3);
+        }
+        server.restart();
+        until(|| server.command("DBSIZE") == ":300").await;
+        let other = RedisLimiter::new(config(&server));
+        for number in 0..300 {
+            let peeked = attach(&other, number).peek(Clock::system().now());
+            assert_eq!(decision(peeked).await.statuses()[0].remaining, 7);
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn hanging_server_delays_requests_by_the_timeout_at_most() {
         let server = Server::start();
         let limits = [RateLimit::per_hour(100)];

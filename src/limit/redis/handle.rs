@@ -341,6 +341,11 @@ impl RedisLimits {
         response
     }
 
+    /// Whether a cost was admitted while Redis was unavailable that has not been charged.
+    pub(super) fn is_owing(&self) -> bool {
+        self.owed.load(Ordering::Acquire) > 0
+    }
+
     /// Charges what was admitted while Redis was unavailable. Returns whether nothing is owed any more.
     pub(super) async fn report(self: Arc<Self>) -> bool {
         let mut owed = Owed::take(&self);
