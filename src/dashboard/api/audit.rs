@@ -25,6 +25,10 @@ pub(super) struct Wanted {
     /// Only entries about this key.
     #[param(inline, value_type = Option<names::KeyId>)]
     key: Option<KeyId>,
+    /// Only entries about this owner, not about its keys.
+    owner: Option<String>,
+    /// Only entries about this plan.
+    plan: Option<String>,
     /// Only entries by this actor.
     actor: Option<String>,
     /// Only entries with this action.
@@ -57,6 +61,8 @@ impl TryFrom<Wanted> for AuditQuery {
             query = query.actor(actor);
         }
         query.key = wanted.key;
+        query.owner = wanted.owner;
+        query.plan = wanted.plan;
         query.action = wanted.action;
         query.from = wanted.from;
         query.to = wanted.to;

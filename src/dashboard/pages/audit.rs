@@ -14,7 +14,7 @@ use crate::dashboard::state::Shared;
 use crate::key::{AuditAction, AuditEntry, AuditQuery, AuditState, AuditSubject};
 use crate::page::Page;
 
-const FILTERS: [&str; 3] = ["actor", "key", "action"];
+const FILTERS: [&str; 5] = ["actor", "key", "owner", "plan", "action"];
 
 pub(in crate::dashboard) async fn page_of(
     State(shared): State<Arc<Shared>>,
@@ -25,6 +25,8 @@ pub(in crate::dashboard) async fn page_of(
     if let Some(actor) = fields.get("actor") {
         query = query.actor(actor);
     }
+    query.owner = fields.get("owner").map(str::to_owned);
+    query.plan = fields.get("plan").map(str::to_owned);
     let mut wrong = FieldErrors::default();
     let key = fields.get("key").map(str::parse).transpose();
     query.key = wrong.take("key", key.map_err(|_| "Enter a valid key ID."));
@@ -76,6 +78,8 @@ fn content(
             (components::alert(wrong, "after"))
             (field("actor", "Actor").in_url())
             (field("key", "Key ID").in_url())
+            (field("owner", "Owner").in_url())
+            (field("plan", "Plan").in_url())
             (components::choice_or("action", "Action", fields.get("action"),
                 [("", "Any")].into_iter().chain(actions), wrong.get("action")))
             button type="submit" { "Apply" }

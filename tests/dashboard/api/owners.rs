@@ -228,6 +228,14 @@ async fn owners_are_updated_suspended_and_resumed() {
     );
     assert_eq!(entry["before"]["status"], "suspended");
     assert_eq!(entry["after"]["status"], "active");
+    api.put("/plans/pro", "{}").await.with(200);
+    for (filter, subject) in [("owner=acme", "owner"), ("plan=pro", "plan")] {
+        let entries = api.get(&format!("/audit?{filter}")).await.with(200);
+        let entries = entries["items"].as_array().unwrap();
+        assert!(!entries.is_empty() && entries.iter().all(|it| it[subject].is_string()));
+    }
+    let entries = api.get("/audit?owner=acme&plan=pro").await.with(200);
+    assert_eq!(entries["items"], json!([]));
 }
 
 #[tokio::test]

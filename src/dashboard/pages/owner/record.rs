@@ -81,7 +81,8 @@ impl<'a> Record<'a> {
                     } @else {
                         a .button .danger href={ (at) "/suspend" } { "Suspend" } " "
                     }
-                    a .button href={ (context.at("/keys")) "?" (of_owner.query()) } { "View API keys" }
+                    a .button href={ (context.at("/keys")) "?" (of_owner.query()) } { "View API keys" } " "
+                    a .button href={ (context.at("/audit")) "?" (of_owner.query()) } { "View audit log" }
                 }
             }
         }
