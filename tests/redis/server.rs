@@ -4,6 +4,7 @@
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -174,8 +175,17 @@ impl Server {
     /// Starts the server again, empty, after it was killed.
     pub(crate) fn restart(&mut self) {
         let program = std::env::var("KEYTALLY_REDIS").unwrap_or_else(|_| "redis-server".into());
-        let process = Command::new(&program)
-            .args(&self.arguments)
+        // Replicas write it, and a server reads that of its folder when it starts.
+        let data = self.data();
+        let _ = std::fs::remove_file(&data);
+        let (folder, file) = (data.parent().unwrap(), data.file_name().unwrap());
+        let mut command = Command::new(&program);
+        command.args(&self.arguments);
+        if !self.is_sentinel {
+            command.arg("--dir").arg(folder);
+            command.arg("--dbfilename").arg(file);
+        }
+        let process = command
             .envs(self.environment.iter().cloned())
             .args(["--port", &self.port.to_string(), "--bind", "127.0.0.1"])
             .stdout(Stdio::null())
@@ -187,6 +197,10 @@ impl Server {
             assert!(Instant::now() < end, "Redis does not respond");
             std::thread::sleep(Duration::from_millis(10));
         }
+    }
+
+    fn data(&self) -> PathBuf {
+        std::env::temp_dir().join(format!("keytally-{}.rdb", self.port))
     }
 
     pub(crate) fn port(&self) -> u16 {
@@ -250,6 +264,7 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         self.kill();
+        let _ = std::fs::remove_file(self.data());
         for file in self.arguments.iter().filter(|it| it.ends_with(".conf")) {
             let _ = std::fs::remove_file(file);
         }
