@@ -1,14 +1,14 @@
 -- Charges costs to limits by the generic cell rate algorithm, each to all limits of a request or to none.
 --
--- KEYS: for each operation the hashes of its subjects. Each has a field for each limit, of four 32-bit numbers: its
--- theoretical arrival time, a second before which the hash does not expire, and the number of times that costs were
--- returned, after which the arrival time may be earlier than before. The field LEASES has the leased units by the
+-- KEYS: for each operation the hashes of its subjects. Each has a field for each limit, of five 32-bit numbers: its
+-- theoretical arrival time, a second before which the hash does not expire, and the total time that was returned, by which
+-- the arrival time may be earlier than before. The field LEASES has the leased units by the
 -- time when they expire, as "milliseconds:units ".
 -- ARGV[1]: now; empty for the time of the server.
 -- ARGV[2]: the number of operations. For each of them the number of its limits, 1 if any hash has several of them, 1 if it
--- corrects earlier costs, 1 if it leases units, otherwise 0. If any hash has several limits, for each hash their number
--- and their names. For each limit, its name unless it was given before, and:
---   the latest known arrival time, and how often costs had been returned then
+-- corrects earlier costs, 1 if it leases units, otherwise 0. If any hash has several limits, for each hash the number
+-- and the names of its limits. For each limit, its name unless a hash has several, and:
+--   the latest known arrival time  the total time that had been returned then
 --   the time of the cost           the time of the whole burst
 -- and if the operation corrects earlier costs:
 --   the time to return before       the time to consume in any case
@@ -19,7 +19,7 @@
 --
 -- Returns now as two numbers; a string with a character for each operation: 1 if it is allowed, 0 if it is not, and 2 if a
 -- value is damaged, so that nothing is charged; a string with the arrival time of each limit, in the form of a field; and
--- the number of leased units of each operation that leases some. Times are pairs of seconds and nanoseconds, since Lua's
+-- the number of leased units of each operation that asks for some. Times are pairs of seconds and nanoseconds, since Lua's
 -- numbers cannot represent nanoseconds since 1970.
 
 -- The seconds that a hash is kept longer than needed, so that its expiry is seldom set.
@@ -27,8 +27,8 @@ local SPARE = 60
 local LEASES = '\1'
 -- The milliseconds after which no lease expires, unless the clock was set back.
 local LONGEST = 20000
--- Counts are modulo this number.
-local COUNTS = 4294967296
+-- The seconds of a total are modulo this number.
+local MODULUS = 4294967296
 
 local ALLOWED = { [0] = '0', '1', '2' }
 
@@ -102,7 +102,8 @@ local input, current = ARGV[2], 0
 local operations, position = read('<I2', input)
 -- Of each limit. Used by all operations, since tables are expensive to create.
 local keys, names, stored_s, stored_n, kept = {}, {}, {}, {}, {}
-local before_s, before_n, after_s, after_n, most_s, most_n, returns = {}, {}, {}, {}, {}, {}, {}
+local before_s, before_n, after_s, after_n, most_s, most_n = {}, {}, {}, {}, {}, {}
+local all_returned_s, all_returned_n, are_returned = {}, {}, {}
 local values, fields = {}, {}
 -- The result.
 local decisions, times, all_granted, size = {}, {}, {}, 0
@@ -136,39 +137,49 @@ for operation = 1, operations do
     end
     local allowed = 1
     for limit = 1, limits do
-        local name, seen_s, seen_n, seen_returns, cost_s, cost_n, burst_s, burst_n, owed_s, owed_n, stored
+        local name, seen_s, seen_n, total_s, total_n, cost_s, cost_n, burst_s, burst_n, owed_s, owed_n, stored
         if has_several == 1 then
-            seen_s, seen_n, seen_returns, cost_s, cost_n, burst_s, burst_n, position =
-                read('<I4I4I4I4I4I4I4', input, position)
+            seen_s, seen_n, total_s, total_n, cost_s, cost_n, burst_s, burst_n, position =
+                read('<I4I4I4I4I4I4I4I4', input, position)
             stored = values[limit]
         else
-            name, seen_s, seen_n, seen_returns, cost_s, cost_n, burst_s, burst_n, position =
-                read('<Bc0I4I4I4I4I4I4I4', input, position)
+            name, seen_s, seen_n, total_s, total_n, cost_s, cost_n, burst_s, burst_n, position =
+                read('<Bc0I4I4I4I4I4I4I4I4', input, position)
             current = current + 1
             keys[limit], names[limit] = KEYS[current], name
             stored = redis.pcall('HGET', KEYS[current], name)
         end
-        local s, n, kept_until, returned = 0, 0, 0, seen_returns
-        if type(stored) == 'string' and #stored == 16 then
-            s, n, kept_until, returned = read('<I4I4I4I4', stored)
+        local s, n, kept_until, returned_s, returned_n = 0, 0, 0, total_s, total_n
+        if type(stored) == 'string' and #stored == 20 then
+            s, n, kept_until, returned_s, returned_n = read('<I4I4I4I4I4', stored)
+            if n >= 1000000000 or returned_n >= 1000000000 then
+                allowed = 2
+            end
         elseif stored then
             allowed = 2
         end
         stored_s[limit], stored_n[limit], kept[limit] = s, n, kept_until
-        -- If data was lost, the time that was seen is the later one. Not if costs were returned since.
-        if returned == seen_returns or (returned - seen_returns) % COUNTS >= COUNTS / 2 then
-            returned = seen_returns
-            -- Inlined, here and below: calls of `less` and `add` would take most of the time.
-            if s < seen_s or (s == seen_s and n < seen_n) then
-                s, n = seen_s, seen_n
+        if returned_s ~= total_s or returned_n ~= total_n then
+            local since_s, since_n = subtract(returned_s, returned_n, total_s, total_n)
+            if since_s % MODULUS < MODULUS / 2 then
+                -- Returned since the latest known arrival time.
+                seen_s, seen_n = subtract(seen_s, seen_n, since_s % MODULUS, since_n)
+            else
+                returned_s, returned_n = total_s, total_n
             end
         end
+        -- A later time was lost. Inlined, here and below: calls of `less` and `add` would take most of the time.
+        if s < seen_s or (s == seen_s and n < seen_n) then
+            s, n = seen_s, seen_n
+        end
+        local is_returned = false
         if is_correction == 1 then
             local back_s, back_n
             back_s, back_n, owed_s, owed_n, position = read('<I4I4I4I4', input, position)
             s, n = subtract(s, n, back_s, back_n)
             if back_s > 0 or back_n > 0 then
-                returned = (returned + 1) % COUNTS
+                returned_s, returned_n = add(returned_s, returned_n, back_s, back_n)
+                returned_s, is_returned = returned_s % MODULUS, true
             end
         end
         if s < now_s or (s == now_s and n < now_n) then
@@ -184,7 +195,8 @@ for operation = 1, operations do
         if burst_s < s or (burst_s == s and burst_n < n) then
             s, n = burst_s, burst_n
         end
-        before_s[limit], before_n[limit], returns[limit] = s, n, returned
+        before_s[limit], before_n[limit] = s, n
+        all_returned_s[limit], all_returned_n[limit], are_returned[limit] = returned_s, returned_n, is_returned
         s, n = s + cost_s, n + cost_n
         if n >= 1000000000 then
             s, n = s + 1, n - 1000000000
@@ -244,7 +256,11 @@ for operation = 1, operations do
                     leased_until = math.max(leased_until, math.ceil(time / 1000))
                 end
             end
-            call('HSET', key, LEASES, table.concat(texts))
+            if #texts > 0 then
+                call('HSET', key, LEASES, table.concat(texts))
+            else
+                call('HDEL', key, LEASES)
+            end
         end
     end
     decisions[operation] = ALLOWED[allowed]
@@ -253,13 +269,13 @@ for operation = 1, operations do
         local key, s, n, kept_until = keys[limit], after_s[limit], after_n[limit], kept[limit]
         local old_s, old_n = stored_s[limit], stored_n[limit]
         -- Times that have passed need not be stored, unless a later one is.
-        local is_new = allowed ~= 2 and (old_s ~= s or old_n ~= n)
+        local is_new = allowed ~= 2 and (old_s ~= s or old_n ~= n or are_returned[limit])
             and (now_s < s or (now_s == s and now_n < n) or less(now_s, now_n, old_s, old_n))
         local is_longer = kept_until < leased_until or (is_new and kept_until <= s)
         if is_longer then
             kept_until = math.max(s + 1, leased_until) + SPARE
         end
-        local field = pack('<I4I4I4I4', s, n, kept_until, returns[limit])
+        local field = pack('<I4I4I4I4I4', s, n, kept_until, all_returned_s[limit], all_returned_n[limit])
         size = size + 1
         times[size] = field
         if is_longer then

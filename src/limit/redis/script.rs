@@ -74,8 +74,8 @@ pub(super) struct Charge {
 /// The theoretical arrival time of a limit.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Arrival {
-    /// The number of times that costs were returned, after which the time may be earlier, modulo 2³².
-    pub(super) returns: u32,
+    /// The total time that was returned, in nanoseconds, by which the arrival time may be earlier.
+    pub(super) returned: u64,
     /// The time since 1970, in nanoseconds.
     pub(super) time: u64,
 }
@@ -144,7 +144,7 @@ impl Charge {
 
     fn push_times(&self, input: &mut Vec<u8>, is_correction: bool) {
         push_time(input, self.seen.time);
-        input.extend_from_slice(&self.seen.returns.to_le_bytes());
+        push_time(input, self.seen.returned);
         push_time(input, self.cost);
         push_time(input, self.burst);
         if is_correction {
@@ -208,7 +208,7 @@ fn parse(value: &Value, operations: &[&Operation]) -> Option<Vec<Option<Outcome>
     let (Value::BulkString(decisions), Value::BulkString(times)) = (decisions, times) else {
         return None;
     };
-    let (mut decisions, (mut times, [])) = (decisions.iter(), times.as_chunks::<16>()) else {
+    let (mut decisions, (mut times, [])) = (decisions.iter(), times.as_chunks::<20>()) else {
         return None;
     };
     let mut granted = granted.iter();
@@ -249,14 +249,18 @@ fn number(value: &Value) -> Option<u64> {
 }
 
 /// The arrival time in a field. The field also has a second before which its hash does not expire.
-fn arrival(field: &[u8; 16]) -> Option<Arrival> {
-    let [seconds, nanos, _, returns] = field.as_chunks::<4>().0 else {
+fn arrival(field: &[u8; 20]) -> Option<Arrival> {
+    let [seconds, nanos, _, returned @ ..] = field.as_chunks::<4>().0 else {
         return None;
     };
-    let [seconds, nanos, returns] =
-        [seconds, nanos, returns].map(|number| u32::from_le_bytes(*number));
-    let time = time(seconds.into(), nanos.into())?;
-    Some(Arrival { returns, time })
+    let number = |bytes: &[u8; 4]| u64::from(u32::from_le_bytes(*bytes));
+    let [returned_seconds, returned_nanos] = returned else {
+        return None;
+    };
+    Some(Arrival {
+        returned: time(number(returned_seconds), number(returned_nanos))?,
+        time: time(number(seconds), number(nanos))?,
+    })
 }
 
 /// A time in nanoseconds.

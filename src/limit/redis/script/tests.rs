@@ -8,7 +8,7 @@ use super::*;
 /// A result of the script.
 fn value(now: [i64; 2], decisions: &[u8], times: &[[u32; 2]], granted: &[i64]) -> Value {
     let field = |time: &[u32; 2]| {
-        [time[0], time[1], 7, !time[0]]
+        [time[0], time[1], 7, !time[0], 3]
             .map(u32::to_le_bytes)
             .concat()
     };
@@ -56,7 +56,7 @@ fn results_are_decoded() {
     let operations = [operation(1), operation(2), leasing(1, 20), operation(1)];
     let outcomes = decode(&result, &operations.each_ref()).unwrap();
     let arrival = |&time: &u64| Arrival {
-        returns: !((time / SECOND) as u32),
+        returned: u64::from(!((time / SECOND) as u32)) * SECOND + 3,
         time,
     };
     let expected = |is_allowed, arrivals: &[u64], granted| {
@@ -104,9 +104,9 @@ fn unexpected_results_are_errors() {
         with(2, text(b"3")),
         with(2, text(b"11")),
         with(3, Value::Nil),
-        with(3, text(&[0; 15])),
-        with(3, text(&[0; 17])),
-        with(3, text(&[0; 32])),
+        with(3, text(&[0; 19])),
+        with(3, text(&[0; 21])),
+        with(3, text(&[0; 40])),
         value([9, 5], b"1", &[[10, 6]], &[7]),
         value([9, 5], b"1", &[[10, 1_000_000_000]], &[]),
         value([-9, 5], b"1", &[[10, 6]], &[]),
@@ -183,7 +183,7 @@ proptest! {
             for ((outcome, operation), decision) in outcomes.iter().zip(operations).zip(decisions) {
                 let arrivals = operation.charges.iter().map(|_| {
                     let time = *times.next().unwrap();
-                    Arrival { returns: !time[0], time: nanos(time.map(u64::from)) }
+                    Arrival { returned: u64::from(!time[0]) * SECOND + 3, time: nanos(time.map(u64::from)) }
                 });
                 let arrivals = arrivals.collect();
                 let granted = operation.lease.as_ref().map_or(0, |_| *granted.next().unwrap());
@@ -205,7 +205,7 @@ proptest! {
         limits in 1..3_usize,
     ) {
         let response = redis::parse_redis_value(bytes.as_bytes());
-        // The arrival time of a limit has sixteen bytes.
+        // The arrival time of a limit has twenty bytes.
         if let Ok(response) = response {
             prop_assert!(decode(&response, &[&operation(limits)]).is_err());
         }
