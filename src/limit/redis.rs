@@ -15,7 +15,7 @@ use std::time::Duration;
 use smallvec::SmallVec;
 use tokio::task::JoinSet;
 
-use self::client::Shared;
+use self::client::{MAX_GROUP, Shared};
 pub use self::config::{RedisConfig, RedisFallback};
 use self::handle::{Limit, RedisHandle, RedisLimits};
 use self::lease::{Lease, most_units};
@@ -195,9 +195,6 @@ impl RedisLimiter {
     }
 }
 
-/// The maximum number of concurrent reports, as many as a call takes.
-const MAX_REPORTS: usize = 64;
-
 /// Charges what was admitted without Redis, each time that it is available again.
 async fn report(shared: Weak<Shared>, attached: Arc<Mutex<Vec<Weak<RedisLimits>>>>) {
     loop {
@@ -218,9 +215,10 @@ async fn report(shared: Weak<Shared>, attached: Arc<Mutex<Vec<Weak<RedisLimits>>
         let mut reports = JoinSet::new();
         for limits in all.into_iter().filter(|it| it.is_owing()) {
             reports.spawn(limits.report());
-            if reports.len() == MAX_REPORTS && !matches!(reports.join_next().await, Some(Ok(true)))
-            {
-                // Redis is unavailable again.
+            if reports.len() == MAX_GROUP {
+                reports.join_next().await;
+            }
+            if shared.upgrade().is_none_or(|shared| shared.is_open()) {
                 break;
             }
         }

@@ -18,7 +18,7 @@ use crate::log_throttle::LogThrottle;
 use crate::telemetry;
 
 /// The maximum number of operations per call.
-const MAX_GROUP: usize = 64;
+pub(super) const MAX_GROUP: usize = 64;
 /// The maximum number of concurrent calls. Operations that arrive meanwhile form the next groups.
 const MAX_CALLS: usize = 4;
 /// The maximum number of operations that wait for a call.

@@ -346,20 +346,17 @@ impl RedisLimits {
         self.owed.load(Ordering::Acquire) > 0
     }
 
-    /// Charges what was admitted while Redis was unavailable. Returns whether nothing is owed any more.
-    pub(super) async fn report(self: Arc<Self>) -> bool {
+    /// Charges what was admitted while Redis was unavailable. It stays owed if that fails.
+    pub(super) async fn report(self: Arc<Self>) {
         let mut owed = Owed::take(&self);
         if owed.cost == 0 {
-            return true;
+            return;
         }
         let operation = self.operation(0, Duration::ZERO, 0, owed.cost);
         let time = self.own_time.then(|| nanos(Timestamp::now()));
-        let run = self.shared.run(time, operation);
-        if run.await.is_err() {
-            return false;
+        if self.shared.run(time, operation).await.is_ok() {
+            owed.cost = 0;
         }
-        owed.cost = 0;
-        true
     }
 }
 
