@@ -56,6 +56,16 @@ pub(in crate::backend) async fn delete_in_batches<E: Engine>(
     template: &str,
     value: Value,
 ) -> Result<u64, SqlError> {
+    delete_and_mark(engine, template, value, None).await
+}
+
+/// The same, and executes a statement with a value in each transaction that deletes rows.
+pub(super) async fn delete_and_mark<E: Engine>(
+    engine: &E,
+    template: &str,
+    value: Value,
+    mark: Option<(&str, Value)>,
+) -> Result<u64, SqlError> {
     let mut deleted = 0;
     loop {
         let statement = Statement::new(engine.names(), template)
@@ -63,6 +73,10 @@ pub(in crate::backend) async fn delete_in_batches<E: Engine>(
             .bind(MAX_ROWS);
         let mut session = engine.writer().await?;
         let rows = session.execute(statement).await?;
+        if let Some((mark, value)) = mark.as_ref().filter(|_| rows > 0) {
+            let mark = Statement::new(engine.names(), mark).bind(value.clone());
+            session.execute(mark).await?;
+        }
         session.commit().await?;
         deleted += rows;
         if rows < MAX_ROWS.cast_unsigned() {

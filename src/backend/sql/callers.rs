@@ -52,7 +52,7 @@ impl Callers {
         self.position_near(0, number)
     }
 
-    /// The same, faster if the given position is a little before it.
+    /// The same, faster if the given position is at or shortly before it.
     #[inline]
     pub(super) fn position_near(&self, near: usize, number: i32) -> Option<usize> {
         let start = match self.numbers.get(near) {

@@ -9,7 +9,7 @@ use sqlx::Error as SqlError;
 use tokio::task::JoinHandle;
 
 use super::backend::SqlBackend;
-use super::batched::{FirstFailure, delete_in_batches, write};
+use super::batched::{FirstFailure, delete_and_mark, delete_in_batches, write};
 use super::dictionary::day_of;
 use super::engine::{Engine, Row, Session, Statement, Value};
 use super::error::BackendError;
@@ -355,19 +355,25 @@ async fn prune_dictionaries<E: Engine>(
     else {
         return Ok(());
     };
-    // Before the first is deleted: readers that keep callers in memory compare the mark, also after a restore.
+    // Readers that keep callers in memory compare it, also after a restore.
     let mark = "INSERT INTO {prefix}pruned (kind, before) VALUES ('callers', $1)
         ON CONFLICT (kind) DO UPDATE SET before = excluded.before";
-    write(engine, mark, &[Value::Time(Some(as_micros(now)))]).await?;
+    let mark = (mark, Value::Time(Some(as_micros(now))));
     let dialect = engine.names().dialect;
     let skip = dialect.skip_locked();
     let (first, first_logged) = (dialect.seconds("u.first"), dialect.seconds("s.first"));
-    for (table, rollups, column) in [
-        ("{prefix}callers", "h.caller_id = d.id", "r.caller_id"),
+    for (table, rollups, column, mark) in [
+        (
+            "{prefix}callers",
+            "h.caller_id = d.id",
+            "r.caller_id",
+            Some(mark),
+        ),
         (
             "{prefix}kinds",
             "h.caller_id = 0 AND h.kind_id = d.id",
             "r.kind_id",
+            None,
         ),
     ] {
         let template = format!(
@@ -382,7 +388,7 @@ async fn prune_dictionaries<E: Engine>(
                 ORDER BY d.id LIMIT $2{skip})
             AND last_seen_day < $1"
         );
-        delete_in_batches(engine, &template, Value::Integer(Some(before))).await?;
+        delete_and_mark(engine, &template, Value::Integer(Some(before)), mark).await?;
     }
     Ok(())
 }
