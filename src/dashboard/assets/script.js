@@ -179,6 +179,8 @@ if (live) {
   const STOPPED = "Live updates stopped. Reload the page.";
 
   const isFocused = (node) => node.contains(document.activeElement);
+  // The focus is on a region that scrolls, and on nothing that could move in it.
+  const isScrolled = (node) => document.activeElement.matches(".scroll") && node.contains(document.activeElement);
   let added = 0;
 
   const patch = (node, next) => {
@@ -188,7 +190,7 @@ if (live) {
       return;
     }
     // Forms may have been filled in, and focused links must not move. Rows of the log keep their nodes.
-    if (node.matches("form") || (node.matches(".panel:not(#log)") && isFocused(node))) return;
+    if (node.matches("form") || (node.matches(".panel:not(#log)") && isFocused(node) && !isScrolled(node))) return;
     for (const { name } of [...node.attributes]) {
       if (name !== "open" && !next.hasAttribute(name)) node.removeAttribute(name);
     }
