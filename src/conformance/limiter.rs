@@ -25,7 +25,7 @@ use crate::limit::{
 /// - A request consumes its cost from every limit of all subjects, or from none if one of them is exceeded. A cost of 0 and
 ///   [`peek`](LimitHandle::peek) consume nothing, and a cost of 0 is always admitted.
 /// - Handles share the usage of limits of the same subject and name; other subjects and names have usage of their own.
-///   A key and an owner are different subjects, also if their ids are equal.
+///   A key and an owner are different subjects, also if their ids are equal. An owner without limits changes nothing.
 ///   Dropping the handles of a subject keeps its usage.
 /// - Concurrent requests consume no more than the burst.
 /// - [Another cost](LimitHandle::recharge) of an admitted request is charged instead of the first one; a higher cost only
@@ -186,12 +186,12 @@ impl<L: Limiter + ?Sized> Suite<'_, L> {
         let left = remaining(&first.recharge(1, charged_at, 0).await);
         let rule = "a lower cost is returned to all subjects";
         equal(&left, &vec![2, 1], rule);
-        let without_owner = self.attach_all(&[
+        let without_limits = self.attach_all(&[
             SubjectLimits::new(ids[0], &of_keys),
             SubjectLimits::new(owner, &[]),
         ]);
         let rule = "a key has the same usage with an owner without limits";
-        equal(&remaining(&without_owner.peek().await), &vec![2], rule);
+        equal(&remaining(&without_limits.peek().await), &vec![2], rule);
         let alone = self.attach_all(&[SubjectLimits::new(owner, &of_owner)]);
         let rule = "handles share the usage of an owner";
         equal(&remaining(&alone.acquire(1).await), &vec![0], rule);

@@ -159,7 +159,7 @@ pub(crate) fn next_id() -> u64 {
 
 impl Config {
     /// The limits that apply to a key: its own, or else those of its plan, or else the default ones; and those of its
-    /// owner, also if there are none, since limiters may store the usage of a key with its owner.
+    /// owner, which may be none: a limiter may store the usage of a key with its owner.
     pub(super) fn limits_of<'a>(
         &'a self,
         key: &'a Key,

@@ -49,7 +49,8 @@ impl ApiKeyLayer {
     }
 
     /// Returns limits of subjects, such as those of an owner, with their current status. As
-    /// [`limit_statuses`](Self::limit_statuses), it charges nothing.
+    /// [`limit_statuses`](Self::limit_statuses), it charges nothing. Pass a key together with its owner, even if the owner
+    /// has no limits: [`RedisLimiter`](crate::guide::several_instances#rate-limits) stores them together in a cluster.
     ///
     /// # Errors
     ///

@@ -22,8 +22,8 @@ use crate::clock::Now;
 /// [`LimitHandle`] on every request. A key is identified by its [lineage](crate::key::Key::lineage), so that rotation
 /// neither resets nor doubles its usage.
 pub trait Limiter: Send + Sync + 'static {
-    /// Attaches the limits of one or more different subjects, which are then decided together. Subjects may have no
-    /// limits: those of a key are always attached with its owner, if it has one.
+    /// Attaches the limits of one or more different subjects, which are then decided together. A subject may have no
+    /// limits: a key is always attached together with its owner, if it has one.
     ///
     /// Usage belongs to a subject and is kept by limit name: handles with limits of the same subject and name share it,
     /// counted in requests if their rates differ. The limits belong to the handle: attaching does not affect other
@@ -73,8 +73,8 @@ pub trait LimitHandle: Send + Sync + fmt::Debug {
 
     /// Replaces the cost of an admitted request: `charged`, which was consumed at `charged_at`, is returned, and `cost`
     /// consumed instead, from every limit or from none. If a limit is exceeded, `charged` stays returned. Capacity
-    /// that time has restored since `charged_at` must not be returned twice. With shared state, a concurrent request or
-    /// another process that has seen the higher usage may charge it again.
+    /// that time has restored since `charged_at` must not be returned twice. With shared state, another process that has
+    /// seen the higher usage may still reject requests by it for a second.
     ///
     /// By default, consumes only the difference of a higher cost, and does not return anything.
     fn recharge(&self, charged: u32, charged_at: Now, cost: u32, now: Now) -> LimitResponse {

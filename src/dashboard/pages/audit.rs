@@ -90,7 +90,7 @@ fn content(
             Some(_) if !wrong.is_empty() => {}
             Some(entries) if entries.items.is_empty() => p .empty {
                 @if filtered { "No entries match your filters. " a href=(context.at("/audit")) { "Clear filters" } }
-                @else { "No entries yet. Changes to API keys will appear here." }
+                @else { "No entries yet. Changes to API keys, owners and plans will appear here." }
             }
             Some(entries) => {
                 .scroll .panel tabindex="0" role="region" aria-label="Audit log" { table .stacked {

@@ -80,8 +80,8 @@ impl RedisConfig {
     /// The cluster of these nodes, such as `redis://user:password@10.0.0.1:6379`. One that responds suffices to discover
     /// the others.
     ///
-    /// The limits of a key and its owner are in the same hash slot: when the owner gets its first limits, or loses them,
-    /// the usage of the key starts again. While a primary server is unavailable, all requests are decided without Redis.
+    /// The limits of an owner and all its keys are in the same hash slot, so on the same server. When the owner of a key
+    /// changes, the usage of the key starts again. While a primary server is unavailable, all requests are decided without Redis.
     ///
     /// # Errors
     ///
@@ -108,7 +108,8 @@ impl RedisConfig {
     }
 
     /// The prefix of the names of Redis keys, `keytally` by default: `keytally:limits:{3fK9aB0000zzZZ19}`,
-    /// `keytally:limits:{owner:customer-17}`.
+    /// `keytally:limits:{owner:customer-17}`, and in a cluster `keytally:limits:{owner:customer-17}:3fK9aB0000zzZZ19` for a
+    /// key with an owner.
     pub fn prefix(mut self, prefix: impl Into<Arc<str>>) -> Self {
         self.prefix = prefix.into();
         self

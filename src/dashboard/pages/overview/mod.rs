@@ -94,7 +94,7 @@ struct Overview {
 }
 
 impl Overview {
-    /// Queries the store at most eight times, after the query of its revision.
+    /// Queries the store at most seven times, after the query of its revision.
     async fn read(
         shared: &Shared,
         context: &PageContext,
