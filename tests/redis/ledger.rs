@@ -68,7 +68,8 @@ fn start(servers: &[Server], limits: &Limits) -> Process {
 }
 
 /// Checks each interval from a request to an admission: what was requested and admitted in it was also decided in it.
-/// After each loss of data or step of the clock, a limit may admit its burst once more. `leased` is the cost that may have been leased before.
+/// After each loss of data or step of the clock, a limit may admit its burst once more. `leased` is the cost that may have
+/// been leased before.
 fn check(limit: &RateLimit, leased: u32, admitted: &mut [&Admitted], losses: &[u128]) {
     admitted.sort_by_key(|one| one.requested);
     let per_request = limit.period().as_nanos() / u128::from(limit.requests());
@@ -128,6 +129,13 @@ fn run(limits: &Limits, faults: &Faults) {
     } else {
         8
     };
+    if matches!(faults, Faults::Resharding) {
+        let slot = slot(&servers[0]);
+        // A server without keys has nothing to move.
+        while Server::with_keys(&servers, slot).is_none() {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
     let end = Instant::now() + time();
     while Instant::now() < end {
         std::thread::sleep(some(Duration::from_millis(400)));

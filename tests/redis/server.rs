@@ -111,17 +111,16 @@ impl Server {
         servers
     }
 
+    /// The server of a cluster that has keys in a slot.
+    pub(crate) fn with_keys(servers: &[Self], slot: u16) -> Option<&Self> {
+        let count = format!("CLUSTER COUNTKEYSINSLOT {slot}");
+        let mut servers = servers.iter();
+        servers.find(|server| server.command(&count) != ":0")
+    }
+
     /// Moves a slot, with its keys, to another server of the cluster. `meanwhile` runs when some keys are on each.
     pub(crate) fn move_slot(servers: &[Self], slot: u16, meanwhile: impl FnOnce()) {
-        let owns = |server: &&Self| {
-            !server
-                .response(&format!("CLUSTER COUNTKEYSINSLOT {slot}"))
-                .starts_with(":0")
-        };
-        let from = servers
-            .iter()
-            .find(owns)
-            .expect("a server with keys in the slot");
+        let from = Self::with_keys(servers, slot).expect("a server with keys in the slot");
         let to = servers
             .iter()
             .find(|server| server.port != from.port)
