@@ -97,6 +97,33 @@ async fn new_rows_appear_without_a_change_of_focus_or_scroll_position() {
 
 #[tokio::test]
 #[ignore = "needs Chromium: see scripts/test"]
+async fn tables_follow_while_they_have_the_focus_to_be_scrolled() {
+    signed_in(async |pages: &Pages| {
+        let secret = secret_of(pages).await;
+        pages.open("/owners?range=1h").await;
+        let focus = "
+            window.region = document.querySelector('.scroll');
+            window.region.focus();
+            return document.activeElement === window.region;
+        ";
+        assert_eq!(pages.ask(focus, vec![]).await, true);
+        call(pages, &secret, 3).await;
+        let count = "
+            const rows = [...document.querySelectorAll('tbody tr')];
+            const row = rows.find((row) => row.cells[0].textContent.includes('customer-9'));
+            return [row?.querySelector('[data-label=Requests]').textContent, document.activeElement === window.region];
+        ";
+        until(async || {
+            poll(pages).await;
+            pages.ask(count, vec![]).await == json!(["3", true])
+        })
+        .await;
+    })
+    .await;
+}
+
+#[tokio::test]
+#[ignore = "needs Chromium: see scripts/test"]
 async fn cards_and_charts_follow_and_what_is_open_stays_open() {
     signed_in(async |pages: &Pages| {
         let secret = secret_of(pages).await;

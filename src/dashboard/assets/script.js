@@ -179,8 +179,6 @@ if (live) {
   const STOPPED = "Live updates stopped. Reload the page.";
 
   const isFocused = (node) => node.contains(document.activeElement);
-  // The focus is on a region that scrolls, and on nothing that could move in it.
-  const isScrolled = (node) => document.activeElement.matches(".scroll") && node.contains(document.activeElement);
   let added = 0;
 
   const patch = (node, next) => {
@@ -190,7 +188,10 @@ if (live) {
       return;
     }
     // Forms may have been filled in, and focused links must not move. Rows of the log keep their nodes.
-    if (node.matches("form") || (node.matches(".panel:not(#log)") && isFocused(node) && !isScrolled(node))) return;
+    if (node.matches("form")) return;
+    // Nothing moves in a region that has the focus to be scrolled.
+    const isHeld = isFocused(node) && !document.activeElement.matches(".scroll");
+    if (node.matches(".panel:not(#log)") && isHeld) return;
     for (const { name } of [...node.attributes]) {
       if (name !== "open" && !next.hasAttribute(name)) node.removeAttribute(name);
     }
