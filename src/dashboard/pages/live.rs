@@ -10,7 +10,8 @@ use jiff::Timestamp;
 use maud::{Markup, html};
 use sha2::{Digest, Sha256};
 
-use super::Failure;
+use super::{Failure, page};
+use crate::dashboard::page_context::PageContext;
 use crate::dashboard::state::Shared;
 use crate::usage::Granularity;
 
@@ -22,8 +23,31 @@ pub(super) struct Live {
 }
 
 impl Live {
-    /// Queries the store once. Pages that show an earlier time than now are not updated by default.
-    pub(super) async fn read(shared: &Shared, is_current: bool) -> Result<Self, Failure> {
+    /// Responds with a page, or with 304 to a poll while nothing has changed. Pages that show an earlier time than now
+    /// are not updated by default.
+    pub(super) async fn page(
+        shared: &Shared,
+        context: &PageContext,
+        headers: &HeaderMap,
+        is_current: bool,
+        title: &str,
+        content: impl AsyncFnOnce(&Self) -> Result<Markup, Failure>,
+    ) -> Response {
+        let response = async {
+            let live = Self::read(shared, is_current).await?;
+            if let Some(response) = live.not_modified(headers) {
+                return Ok(response);
+            }
+            let content = content(&live).await?;
+            Ok(live.tagged(page(context, title, &content)))
+        };
+        response
+            .await
+            .unwrap_or_else(|failure: Failure| failure.page(context))
+    }
+
+    /// Queries the store once.
+    async fn read(shared: &Shared, is_current: bool) -> Result<Self, Failure> {
         let revision = shared.usage.revision().await?;
         let tag = revision.map(|revision| {
             // Relative ranges start and end at another minute then.
@@ -41,14 +65,14 @@ impl Live {
     }
 
     /// The response to a poll if nothing has changed.
-    pub(super) fn not_modified(&self, headers: &HeaderMap) -> Option<Response> {
+    fn not_modified(&self, headers: &HeaderMap) -> Option<Response> {
         let tag = self.tag.as_ref()?;
         let is_known = headers.get(IF_NONE_MATCH)? == tag.as_str();
         is_known.then(|| self.tagged(StatusCode::NOT_MODIFIED.into_response()))
     }
 
     /// Adds the validator to a page.
-    pub(super) fn tagged(&self, mut response: Response) -> Response {
+    fn tagged(&self, mut response: Response) -> Response {
         if let Some(Ok(tag)) = self.tag.as_ref().map(|tag| tag.parse()) {
             response.headers_mut().insert(ETAG, tag);
         }

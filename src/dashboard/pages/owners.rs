@@ -10,6 +10,7 @@ use http::HeaderMap;
 use jiff::Timestamp;
 use maud::{Markup, html};
 
+use super::Failure;
 use super::breakdowns;
 use super::components::{caption, line, owner};
 use super::live::Live;
@@ -17,7 +18,6 @@ use super::owner::badge;
 use super::owner_field::{self, owner_field};
 use super::plans;
 use super::range::{self, TimeRange};
-use super::{Failure, page};
 use crate::dashboard::form::FormFields;
 use crate::dashboard::month::Month;
 use crate::dashboard::page_context::{PageContext, zone_named};
@@ -38,18 +38,12 @@ pub(in crate::dashboard) async fn list(
     fields: FormFields,
 ) -> Response {
     let picked = TimeRange::of(&context, &fields);
-    let response = async {
-        let live = Live::read(&shared, picked.is_current()).await?;
-        if let Some(response) = live.not_modified(&headers) {
-            return Ok(response);
-        }
+    let is_current = picked.is_current();
+    let content = async |live: &Live| {
         let owners = Owners::read(&shared, &picked, &fields).await?;
-        let content = owners.content(&context, &picked, &fields, &live);
-        Ok(live.tagged(page(&context, "Owners", &content)))
+        Ok(owners.content(&context, &picked, &fields, live))
     };
-    response
-        .await
-        .unwrap_or_else(|failure: Failure| failure.page(&context))
+    Live::page(&shared, &context, &headers, is_current, "Owners", content).await
 }
 
 /// Exports the usage of each owner in a month.

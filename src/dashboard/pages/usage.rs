@@ -15,7 +15,7 @@ use super::lineage::Lineage;
 use super::live::Live;
 use super::log::{self, Columns, Log, Table};
 use super::range::{self, TimeRange};
-use super::{Failure, details, find, limits_now, page, redirect};
+use super::{Failure, details, find, limits_now, redirect};
 use crate::dashboard::form::FormFields;
 use crate::dashboard::page_context::PageContext;
 use crate::dashboard::pages::key_in_path::RecordInPath;
@@ -36,19 +36,10 @@ pub(in crate::dashboard) async fn of_key(
     }
     let picked = TimeRange::of(&context, &fields);
     let is_current = picked.is_current() && log::is_current(&fields);
-    let response = async {
-        let live = Live::read(&shared, is_current).await?;
-        if let Some(response) = live.not_modified(&headers) {
-            return Ok(response);
-        }
-        let content = shown(
-            &shared, &context, &record, &headers, &fields, &picked, &live,
-        );
-        Ok(live.tagged(page(&context, &key.name, &content.await?)))
+    let content = async |live: &Live| {
+        shown(&shared, &context, &record, &headers, &fields, &picked, live).await
     };
-    response
-        .await
-        .unwrap_or_else(|failure: Failure| failure.page(&context))
+    Live::page(&shared, &context, &headers, is_current, &key.name, content).await
 }
 
 async fn shown(

@@ -25,12 +25,12 @@ use self::filter::{Filtered, Suggestions};
 use self::key_filter::KeyChoices;
 pub(super) use self::key_filter::leaving;
 pub(super) use self::rows::{badge_of, minute_of};
+use super::Failure;
 use super::breakdowns::{self, Links, STATUSES};
 use super::components;
 use super::live::Live;
 use super::owner_field;
 use super::range::{self, CUSTOM, TimeRange};
-use super::{Failure, page};
 use crate::dashboard::charts;
 use crate::dashboard::form::FormFields;
 use crate::dashboard::page_context::PageContext;
@@ -87,21 +87,15 @@ pub(in crate::dashboard) async fn of_all(
         picked: None,
         columns: Columns::of(Table::AllKeys, &headers),
     };
-    let shown = async {
-        let live = Live::read(&shared, is_current(&fields)).await?;
-        if let Some(response) = live.not_modified(&headers) {
-            return Ok(response);
-        }
+    let (is_current, title) = (is_current(&fields), "Request log");
+    let content = async |live: &Live| {
         let section = log.section(&shared, &context, &fields).await?;
-        let content = html! {
-            .head { h1 { "Request log" } (live.switch()) }
+        Ok(html! {
+            .head { h1 { (title) } (live.switch()) }
             (section)
-        };
-        Ok(live.tagged(page(&context, "Request log", &content)))
+        })
     };
-    shown
-        .await
-        .unwrap_or_else(|failure: Failure| failure.page(&context))
+    Live::page(&shared, &context, &headers, is_current, title, content).await
 }
 
 /// Whether the log shows the newest requests.

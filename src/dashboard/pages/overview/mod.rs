@@ -19,7 +19,7 @@ pub(super) use self::tables::{EXPIRING_DAYS, UNUSED_DAYS};
 use super::breakdowns::{self, Links, STATUSES};
 use super::live::Live;
 use super::range::{self, TimeRange};
-use super::{Failure, page, top};
+use super::{Failure, top};
 use crate::dashboard::form::FormFields;
 use crate::dashboard::page_context::PageContext;
 use crate::dashboard::state::Shared;
@@ -47,18 +47,12 @@ pub(in crate::dashboard) async fn overview(
     fields: FormFields,
 ) -> Response {
     let picked = TimeRange::of(&context, &fields);
-    let shown = async {
-        let live = Live::read(&shared, picked.is_current()).await?;
-        if let Some(response) = live.not_modified(&headers) {
-            return Ok(response);
-        }
+    let is_current = picked.is_current();
+    let content = async |live: &Live| {
         let overview = Overview::read(&shared, &context, &picked).await?;
-        let content = overview.content(&shared, &context, &picked, &fields, &live);
-        Ok(live.tagged(page(&context, "Overview", &content)))
+        Ok(overview.content(&shared, &context, &picked, &fields, live))
     };
-    shown
-        .await
-        .unwrap_or_else(|failure: Failure| failure.page(&context))
+    Live::page(&shared, &context, &headers, is_current, "Overview", content).await
 }
 
 /// Active keys without recent use.

@@ -24,7 +24,7 @@ use super::live::Live;
 use super::log::{self, Columns, Log, Table};
 use super::owner_in_path::OwnerInPath;
 use super::range::{self, TimeRange};
-use super::{Failure, limits_now, page, top};
+use super::{Failure, limits_now, top};
 use crate::dashboard::form::FormFields;
 use crate::dashboard::owner_path::owner_path;
 use crate::dashboard::page_context::PageContext;
@@ -43,18 +43,12 @@ pub(in crate::dashboard) async fn page_of(
 ) -> Response {
     let picked = TimeRange::of(&context, &fields);
     let is_current = picked.is_current() && log::is_current(&fields);
-    let response = async {
-        let live = Live::read(&shared, is_current).await?;
-        if let Some(response) = live.not_modified(&headers) {
-            return Ok(response);
-        }
+    let title = name_of_owner(&owner);
+    let content = async |live: &Live| {
         let columns = Columns::of(Table::AllKeys, &headers);
-        let content = shown(&shared, &context, &owner, &fields, &picked, columns, &live);
-        Ok(live.tagged(page(&context, name_of_owner(&owner), &content.await?)))
+        shown(&shared, &context, &owner, &fields, &picked, columns, live).await
     };
-    response
-        .await
-        .unwrap_or_else(|failure: Failure| failure.page(&context))
+    Live::page(&shared, &context, &headers, is_current, title, content).await
 }
 
 async fn shown(
