@@ -42,7 +42,7 @@ use crate::clock::Now;
 /// each key restores what its process has last seen.
 ///
 /// Use Redis 7 or Valkey without eviction (`maxmemory-policy noeviction`), as a single server, with
-/// [Sentinel](RedisConfig::sentinel), or as a [cluster](RedisConfig::cluster). A key takes some 120 bytes there while it
+/// [Sentinel](RedisConfig::sentinel), or as a [cluster](RedisConfig::cluster). A key takes some 140 bytes there while it
 /// has usage.
 ///
 /// With [leases](RedisConfig::leases), most requests are decided without a call, and a limit can be exceeded by up
